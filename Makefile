@@ -13,12 +13,6 @@ SHELL := /bin/bash
 BIN := .venv/bin
 READY := .venv/.ready
 export INPUT
-# The checkout must not be changed by what merely runs in it.
-export PYTHONSAFEPATH := 1
-# What glibc does with megabyte buffers decides the wire's rate; docs/ssh-tuning.md has the figures.
-export MALLOC_MMAP_THRESHOLD_ := 33554432
-export MALLOC_TRIM_THRESHOLD_ := 536870912
-export MALLOC_TOP_PAD_ := 33554432
 
 help:
 	@sed -n 's/^# make /make /p' Makefile

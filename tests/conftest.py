@@ -1,0 +1,28 @@
+"""Fixtures that any test may ask for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.support import Sshd, need_shared_data
+
+# Two cores shared by many: a slow example is no failure, a wrong one is.
+hypothesis.settings.register_profile(
+    "hometape", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("hometape")
+
+
+@pytest.fixture
+def sshd() -> Iterator[Sshd]:
+    """A plain OpenSSH server on loopback, with an empty inbox."""
+    with Sshd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of recorded ticks."""
+    return need_shared_data()
