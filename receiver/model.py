@@ -1,0 +1,85 @@
+"""The receiver's nouns as plain values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from tape.footer import Footer
+from tape.names import BundleName, SegmentName, SegmentPath
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A finished upload in private storage: no handle of the agent is left on `path`, nothing else knows it.
+
+    `digest` is XXH3-128 of the bytes as they arrived (computed on the way in; "" where it was not, as
+    in a drop box). `stream` is "" for a bundle. The committer owns the file from here on.
+    """
+
+    agent: str
+    stream: str
+    name: SegmentName | BundleName
+    path: Path
+    size: int
+    digest: str
+    received_ns: int
+
+
+class Answer(StrEnum):
+    """What became of an upload."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # the same bytes are held already: OK at once
+    CONFLICT = "conflict"  # same identity, other bytes: an incident
+    QUARANTINED = "quarantined"  # breaks a rule; kept aside with the reason
+    RESEND = "resend"  # damaged on the way or not made durable; nothing kept
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer with its reason (lower case, the fact first; empty when all is well)."""
+
+    answer: Answer
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the agent may be told OK."""
+        return self.answer in (Answer.ACCEPTED, Answer.DUPLICATE)
+
+
+class Committer(Protocol):
+    """What ingress and drop box hand uploads to (receiver.ingest implements it)."""
+
+    async def commit(self, upload: Upload) -> Outcome:
+        """Returns once the outcome is durable; safe to call for the same identity at the same time."""
+
+    async def receipt(self, agent: str, stream: str) -> bytes | None:
+        """The signed receipt of a stream, fresh; None if the stream is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A segment in the home archive, as the catalog knows it. `sha256`/`chain` are "" until attested."""
+
+    id: int
+    path: SegmentPath
+    size: int
+    rows: int
+    sha256: str
+    chain: str
+    recv_first_ns: int | None
+    recv_last_ns: int | None
+    committed_ns: int
+    footer: Footer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One verified instance of a segment at a target. `method`: how it was proven, e.g. `read-back xxh3`."""
+
+    segment: int
+    target: str
+    verified_ns: int
+    method: str

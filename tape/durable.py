@@ -1,0 +1,240 @@
+"""Durable file operations: the only place that writes files that matter.
+
+What holds after a power cut is what was fsynced: the file's bytes by `sync`, its name by `sync_dir`
+of its folder (both folders when it moved). A failed fsync is final: the kernel may drop the pages
+and answer the next one with success, so `SyncFailed` means stop, restart, recover. On Windows there
+is no folder fsync; NTFS journals the name with the file's own flush.
+
+Everything goes through a `Disk`, so that tests can make the disk fail, fill up or lose power.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tape.errors import AlreadyThere, DiskError, DiskFull, SyncFailed
+
+WINDOWS = sys.platform == "win32"
+_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+_NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+TEMP_PREFIX = ".tmp-"
+SYNC_ALL_ABOVE = 8
+
+
+@contextlib.contextmanager
+def named(path: Path, doing: str) -> Iterator[None]:
+    """Turn an OSError into DiskFull, AlreadyThere or DiskError that names the path."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise AlreadyThere(f"{path} exists already and is never replaced") from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(f"no space left while {doing} {path}") from error
+        raise DiskError(f"{doing} {path} failed: {error.strerror or error}") from error
+
+
+class Disk:
+    """File operations with their durability. Raises DiskError and its children; nothing else."""
+
+    def write_all(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        """Write every byte at the current place of an unbuffered file, whatever `write` returns.
+
+        On an error the file is cut back to the length it had, as far as the disk lets us.
+        """
+        path = Path(str(file.name))
+        start = file.tell()
+        view = memoryview(data)
+        try:
+            with named(path, "writing"):
+                while view:
+                    written = file.write(view)
+                    view = view[written:]
+        except DiskError:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                file.truncate(start)
+            raise
+
+    def sync(self, file: BinaryIO) -> None:
+        """Fsync an open file; raises SyncFailed."""
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise SyncFailed(f"fsync of {file.name} failed: {error.strerror or error}") from error
+
+    def sync_path(self, path: Path) -> None:
+        """Fsync a file by its path; raises SyncFailed, DiskError."""
+        with named(path, "opening"):
+            file = path.open("r+b", buffering=0)
+        with file:
+            self.sync(file)
+
+    def sync_dir(self, path: Path) -> None:
+        """Fsync a folder, so that the names in it are durable; nothing to do on Windows."""
+        if WINDOWS:
+            return
+        with named(path, "opening"):
+            number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError as error:
+            raise SyncFailed(f"fsync of folder {path} failed: {error.strerror or error}") from error
+        finally:
+            os.close(number)
+
+    def sync_many(self, files: Iterable[Path], folders: Iterable[Path]) -> None:
+        """Make many files and folders durable: one file-system sync where that is cheaper."""
+        each, dirs = list(files), list(folders)
+        if len(each) + len(dirs) > SYNC_ALL_ABOVE and not WINDOWS and _syncfs_all([*each, *dirs]):
+            return
+        for path in each:
+            self.sync_path(path)
+        for folder in dirs:
+            self.sync_dir(folder)
+
+    def make_dirs(self, path: Path) -> None:
+        """Create a folder and its parents durably."""
+        missing = []
+        here = path
+        while not here.exists():
+            missing.append(here)
+            here = here.parent
+        for folder in reversed(missing):
+            with named(folder, "creating folder"), contextlib.suppress(FileExistsError):
+                folder.mkdir()
+            self.sync_dir(folder.parent)
+
+    def create(self, path: Path) -> BinaryIO:
+        """Create a file that must not exist, unbuffered for reading and writing."""
+        with named(path, "creating"):
+            return path.open("x+b", buffering=0)
+
+    def temp_path(self, folder: Path) -> Path:
+        """A new random temporary name in a folder; `is_temp` knows it again."""
+        return folder / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+
+    def place(self, temp: Path, final: Path) -> None:
+        """Give a file its final name without ever replacing one; raises AlreadyThere.
+
+        Neither file nor folder is fsynced here: `publish` does both.
+        """
+        with named(final, "naming"):
+            if WINDOWS:
+                temp.rename(final)  # refuses an existing name there
+                return
+            try:
+                os.link(temp, final, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise
+                if final.exists():
+                    raise FileExistsError(errno.EEXIST, "exists", str(final)) from None
+                temp.rename(final)
+                return
+            temp.unlink()
+
+    def publish(self, temp: Path, final: Path) -> None:
+        """A written temporary file becomes `final`, durably and without replacing: fsync, name, fsync folders."""
+        self.sync_path(temp)
+        self.place(temp, final)
+        self.sync_dir(final.parent)
+        if temp.parent != final.parent:
+            self.sync_dir(temp.parent)
+
+    def write_new(self, final: Path, data: bytes) -> None:
+        """Create a file with these bytes, durably, all or nothing; raises AlreadyThere."""
+        temp = self._write_temp(final.parent, data)
+        try:
+            self.publish(temp, final)
+        except DiskError:
+            self.remove(temp)
+            raise
+        except AlreadyThere:
+            self.remove(temp)
+            raise
+
+    def replace(self, final: Path, data: bytes) -> None:
+        """Replace a small file (a receipt, a generated page) durably, all or nothing. Never for segments."""
+        temp = self._write_temp(final.parent, data)
+        with named(final, "replacing"):
+            temp.replace(final)
+        self.sync_dir(final.parent)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Append to a file (created when missing) and fsync it."""
+        fresh = not path.exists()
+        with named(path, "opening"):
+            file = path.open("ab", buffering=0)
+        with file:
+            self.write_all(file, data)
+            self.sync(file)
+        if fresh:
+            self.sync_dir(path.parent)
+
+    def remove(self, path: Path, *, durable: bool = False) -> None:
+        """Delete a file; it is fine if it is gone already."""
+        with named(path, "deleting"):
+            path.unlink(missing_ok=True)
+        if durable:
+            self.sync_dir(path.parent)
+
+    def clear_temps(self, folder: Path) -> list[Path]:
+        """Delete leftover temporary files of a folder (not deeper) and return their paths."""
+        found = [path for path in folder.iterdir() if is_temp(path)] if folder.is_dir() else []
+        for path in found:
+            self.remove(path)
+        return found
+
+    def _write_temp(self, folder: Path, data: bytes) -> Path:
+        temp = self.temp_path(folder)
+        with self.create(temp) as file:
+            try:
+                self.write_all(file, data)
+                self.sync(file)
+            except DiskError:
+                file.close()
+                self.remove(temp)
+                raise
+        return temp
+
+
+def is_temp(path: Path) -> bool:
+    """Whether a name is one of `Disk.temp_path`: never a stored file."""
+    return path.name.startswith(TEMP_PREFIX)
+
+
+def _syncfs_all(paths: list[Path]) -> bool:
+    """One syncfs(2) per file system that holds these paths; False where the system has none."""
+    syncfs = _libc_syncfs()
+    if syncfs is None:
+        return False
+    done: set[int] = set()
+    for path in paths:
+        with named(path, "opening"):
+            number = os.open(path, os.O_RDONLY)
+        try:
+            device = os.fstat(number).st_dev
+            if device not in done:
+                if syncfs(number) != 0:
+                    raise SyncFailed(f"sync of the file system that holds {path} failed")
+                done.add(device)
+        finally:
+            os.close(number)
+    return True
+
+
+def _libc_syncfs() -> Callable[[int], int] | None:
+    import ctypes
+
+    if not sys.platform.startswith("linux"):
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    return found
+
+
+DISK = Disk()
