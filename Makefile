@@ -7,6 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+.ONESHELL:
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench format constraints clean
 
@@ -43,6 +44,7 @@ format: $(READY)
 # Renews the pinned set: newest versions that pyproject.toml allows, for Linux and Windows, with the hashes of
 # all their files. Names, versions, hashes and markers only: where packages come from is each machine's affair.
 constraints:
+	export PATH="$$PWD/$(BIN):$$PATH"
 	command -v uv >/dev/null || { echo "uv is missing; hint: python3 -m pip install uv" >&2; exit 69; }
 	uv pip compile --universal --python-version 3.11 --upgrade --extra dev --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
