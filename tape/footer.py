@@ -134,9 +134,13 @@ class Footer:
         if not all(_is_count(n) for n in numbers) or self.source.end < self.source.start:
             raise SegmentError(f"{where}: footer holds a number out of range")
         hexes = ((self.previous, 64), (self.source.digest, 32), (self.source.file_id, 32))
-        if not all(isinstance(t, str) and len(t) == n and not set(t) - set("0123456789abcdef") for t, n in hexes):
+        if not all(_is_hex(text, length) for text, length in hexes):
             raise SegmentError(f"{where}: footer holds a malformed digest")
 
 
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_hex(value: object, length: int) -> bool:
+    return isinstance(value, str) and len(value) == length and not set(value) - set("0123456789abcdef")

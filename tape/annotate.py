@@ -1,0 +1,61 @@
+"""Configuration files as people get them: every option with its meaning, made from the settings."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from tape.settings import Option, Section, options
+
+WIDTH = 100
+Values = Mapping[str, str]  # dotted key -> TOML text
+
+
+def annotated(model: type[Section], intro: str, values: Values, repeated: Mapping[str, Sequence[Values]]) -> str:
+    """A whole TOML file: each option under a comment that says what it means.
+
+    An option with a value is set; one without is shown commented out with its default. `repeated` gives
+    the entries of the tables that may stand several times (`agent.source` is keyed `source`); the first
+    entry carries the comments.
+    """
+    tables: dict[str, list[Option]] = {}
+    for option in options(model):
+        tables.setdefault(option.table, []).append(option)
+    lines = [f"# {line}".rstrip() for line in textwrap.wrap(intro, WIDTH)]
+    for table, members in tables.items():
+        if members[0].repeated:
+            for number, entry in enumerate(repeated.get(table, [])):
+                lines += ["", f"[[{table}]]", *_members(members, entry, "", comments=number == 0)]
+        else:
+            lines += ["", *([f"[{table}]"] if table else []), *_members(members, values, table, comments=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _members(members: Sequence[Option], values: Values, table: str, *, comments: bool) -> list[str]:
+    lines = []
+    for option in members:
+        given = values.get(f"{table}.{option.key}" if table else option.key)
+        if comments:
+            lines += [f"# {line}" for line in textwrap.wrap(option.meaning, WIDTH)]
+        if given is not None:
+            lines.append(f"{option.key} = {given}")
+        elif comments:
+            lines.append(
+                f"#{option.key} = {option.default or '(required)' if option.required else option.default}".rstrip()
+            )
+    return lines
+
+
+def epilogue(model: type[Section]) -> str:
+    """The options of a configuration file as a list for `--help`: key, default, meaning."""
+    lines = ["Options of the configuration file:", ""]
+    for option in options(model):
+        key = f"{option.table}.{option.key}" if option.table else option.key
+        default = "required" if option.required else f"default {option.default or 'empty'}"
+        lines.append(f"{key} ({default}): {option.meaning}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string."""
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{plain}"'
