@@ -1,0 +1,234 @@
+r"""Bundles: many small segments in one upload, so that a long link and an fsync are paid for once.
+
+Format, version 1, all numbers big-endian:
+
+    magic   8 bytes   b"HTBNDL1\n"
+    count   u32       number of items, 1 to MAX_ITEMS
+    index   count times:
+        length  u16   of the path in bytes
+        path          upload path `/<stream>/<segment name>`, ASCII
+        size    u64   of the segment in bytes, at least 1
+    bytes             the segments one behind the other, in the order of the index, nothing after them
+
+The file's name is `<epoch>-<XXH3-128 of the whole file>.bundle`; every item is of that epoch, and no path
+comes twice. An item's own digest stands in its name and is the item's proof; the bundle's digest is the
+upload's. The index is at the front, so a reader knows all names and sizes before it copies a byte.
+
+Writing needs one block of memory whatever the size; so does reading, beside the index.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from tape.digest import BLOCK, new_xxh3
+from tape.errors import BundleError, NameRefused
+from tape.names import BundleName, SegmentName, check_stream, upload_path
+
+MAGIC = b"HTBNDL1\n"
+MAX_ITEMS = 4096
+MAX_BYTES = 256 * 2**20
+MAX_PATH = 512
+_COUNT = struct.Struct(">I")
+_LENGTH = struct.Struct(">H")
+_SIZE = struct.Struct(">Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One segment in a bundle. `size` in bytes."""
+
+    stream: str
+    name: SegmentName
+    size: int
+
+    @property
+    def path(self) -> str:
+        """Its upload path, as if it had come alone."""
+        return upload_path(self.stream, self.name)
+
+
+class Sink(Protocol):
+    """Where an item's bytes go, block by block: an open file, a hasher's wrapper."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all these bytes."""
+
+
+def overhead(stream: str, name: SegmentName) -> int:
+    """Bytes an item adds to a bundle beside its own."""
+    return _LENGTH.size + len(upload_path(stream, name)) + _SIZE.size
+
+
+class Bundle:
+    """A bundle to be sent, read from the spool files as it goes; nothing is written here.
+
+    `entries`: the items with the files that hold them. Raises BundleError if they break the limits.
+    """
+
+    def __init__(self, entries: Sequence[tuple[Item, Path]]) -> None:
+        self.entries = tuple(entries)
+        _check([item for item, _ in self.entries], "bundle to be sent")
+        self._head = _index([item for item, _ in self.entries])
+        self.size = len(self._head) + sum(item.size for item, _ in self.entries)
+
+    def name(self) -> BundleName:
+        """Its file name: reads all files once; raises BundleError if one is not as long as stated, OSError."""
+        fast = new_xxh3()
+        for block in self.blocks():
+            fast.update(block)
+        return BundleName(self.entries[0][0].name.epoch, fast.hexdigest())
+
+    def blocks(self) -> Iterator[bytes]:
+        """All its bytes in order, at most BLOCK at a time; raises BundleError, OSError."""
+        yield self._head
+        for item, path in self.entries:
+            left = item.size
+            with path.open("rb", buffering=0) as file:
+                while block := file.read(BLOCK):
+                    left -= len(block)
+                    yield block
+            if left:
+                raise BundleError(f"{path} holds {item.size - left} bytes, not the {item.size} on record")
+
+    def open(self) -> "BundleStream":
+        """Its bytes as a readable stream."""
+        return BundleStream(self)
+
+
+class BundleStream:
+    """Reads a bundle's bytes like an unbuffered file, but always as many as asked for until the end."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._blocks = bundle.blocks()
+        self._rest = bytearray()
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes, fewer only at the end; raises BundleError, OSError."""
+        while len(self._rest) < count:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._rest += block
+        found = bytes(self._rest[:count])
+        del self._rest[:count]
+        return found
+
+    def close(self) -> None:
+        """Close the file that is being read."""
+        getattr(self._blocks, "close", lambda: None)()
+
+
+class BundleReader:
+    """Reads a bundle that somebody else wrote: every number and name is checked before it is believed.
+
+    `file` is open for reading at its start; `size` is its length in bytes; `epoch`, if given, is the one in
+    the bundle's name. On return `items` is the whole index, proven against `size`; the items' bytes are
+    then taken in order by `copy` (or `skip`). Raises BundleError, here and there; OSError if reading fails.
+    """
+
+    def __init__(
+        self, file: BinaryIO, size: int, *, where: str = "bundle", epoch: str | None = None, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._file = file
+        self._where = where
+        self._next = 0
+        if size > max_bytes:
+            raise BundleError(f"{where}: {size} bytes are more than the {max_bytes} allowed")
+        self._left = size
+        if self._exactly(len(MAGIC)) != MAGIC:
+            raise BundleError(f"{where}: does not start like a bundle of a known version")
+        (count,) = _COUNT.unpack(self._exactly(_COUNT.size))
+        if not 1 <= count <= MAX_ITEMS:
+            raise BundleError(f"{where}: claims {count} items; 1 to {MAX_ITEMS} are allowed")
+        self.items = tuple(self._entry() for _ in range(count))
+        _check(self.items, where, epoch)
+        total = sum(item.size for item in self.items)
+        if total != self._left:
+            raise BundleError(f"{where}: the index promises {total} bytes of segments, the file holds {self._left}")
+
+    def copy(self, sink: Sink) -> tuple[Item, str]:
+        """Hand the next item's bytes to `sink`; returns the item and the XXH3-128 of what was read.
+
+        Whether that digest is the one in the item's name is the caller's verdict to give.
+        """
+        item = self._advance()
+        fast = new_xxh3()
+        left = item.size
+        while left:
+            block = self._exactly(min(left, BLOCK))
+            fast.update(block)
+            sink.write(block)
+            left -= len(block)
+        return item, fast.hexdigest()
+
+    def skip(self) -> Item:
+        """Pass over the next item's bytes."""
+        item = self._advance()
+        self._file.seek(item.size, 1)
+        self._left -= item.size
+        return item
+
+    def _advance(self) -> Item:
+        if self._next >= len(self.items):
+            raise BundleError(f"{self._where}: has no more than {len(self.items)} items")
+        self._next += 1
+        return self.items[self._next - 1]
+
+    def _entry(self) -> Item:
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if not 1 <= length <= MAX_PATH:
+            raise BundleError(f"{self._where}: a path of {length} bytes; 1 to {MAX_PATH} are allowed")
+        raw = self._exactly(length)
+        (size,) = _SIZE.unpack(self._exactly(_SIZE.size))
+        try:
+            text = raw.decode("ascii")
+            slash, _, rest = text.partition("/")
+            stream, _, name = rest.rpartition("/")
+            if slash:
+                raise NameRefused(f"upload path {text[:120]!r} does not start with '/'")
+            return Item(check_stream(stream), SegmentName.parse(name), size)
+        except (UnicodeDecodeError, NameRefused) as error:
+            raise BundleError(f"{self._where}: {error}") from error
+
+    def _exactly(self, count: int) -> bytes:
+        if count > self._left:
+            raise BundleError(f"{self._where}: ends {count - self._left} bytes too early")
+        found = bytearray()
+        while len(found) < count:
+            block = self._file.read(count - len(found))
+            if not block:
+                raise BundleError(f"{self._where}: ends {count - len(found)} bytes too early")
+            found += block
+        self._left -= count
+        return bytes(found)
+
+
+def _index(items: Sequence[Item]) -> bytes:
+    parts = [MAGIC, _COUNT.pack(len(items))]
+    for item in items:
+        path = item.path.encode("ascii")
+        parts += [_LENGTH.pack(len(path)), path, _SIZE.pack(item.size)]
+    return b"".join(parts)
+
+
+def _check(items: Sequence[Item], where: str, epoch: str | None = None) -> None:
+    """The rules both sides keep; raises BundleError."""
+    if not 1 <= len(items) <= MAX_ITEMS:
+        raise BundleError(f"{where}: {len(items)} items; 1 to {MAX_ITEMS} are allowed")
+    wanted = items[0].name.epoch if epoch is None else epoch
+    seen: set[str] = set()
+    total = 0
+    for item in items:
+        total += item.size
+        if item.size < 1:
+            raise BundleError(f"{where}: {item.path} is empty, which no segment is")
+        if item.path in seen:
+            raise BundleError(f"{where}: {item.path} is in it twice")
+        if item.name.epoch != wanted:
+            raise BundleError(f"{where}: {item.path} is not of epoch {wanted}")
+        seen.add(item.path)
+    if total > MAX_BYTES:
+        raise BundleError(f"{where}: {total} bytes of segments are more than the {MAX_BYTES} allowed")
