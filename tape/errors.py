@@ -44,7 +44,7 @@ class ConfigError(HometapeError):
     default_hint = "run `check` after editing the file; configs/ holds every option, annotated"
 
 
-class NameRefused(HometapeError):
+class NameRefused(HometapeError, ValueError):
     """A name of an agent, stream, epoch or segment does not follow the grammar."""
 
     code = "name"

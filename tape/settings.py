@@ -62,7 +62,7 @@ def show_duration(seconds: float) -> str:
     for unit, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds and seconds % unit == 0:
             return f"{seconds / unit:g} {name}"
-    return f"{seconds:g} s"
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + " s"
 
 
 class _SizeMark:
