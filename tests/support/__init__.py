@@ -6,6 +6,7 @@ Only tests import this. What serves one room's tests alone stays beside those te
 from tests.support.needs import in_ci, missing, need_program, need_shared_data
 from tests.support.ports import free_port
 from tests.support.processes import Finished, Program, command, environment, run
+from tests.support.proxy import Proxy
 from tests.support.recordings import RECORDINGS, Recording, recording
 from tests.support.sshd import Sshd
 from tests.support.trees import read_tree, write_tree
@@ -15,6 +16,7 @@ __all__ = [
     "RECORDINGS",
     "Finished",
     "Program",
+    "Proxy",
     "Recording",
     "Sshd",
     "command",
