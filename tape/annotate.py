@@ -1,8 +1,10 @@
 """Configuration files as people get them: every option with its meaning, made from the settings."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from tape.errors import UsageError
 from tape.settings import Option, Section, options
 
 WIDTH = 100
@@ -53,6 +55,19 @@ def epilogue(model: type[Section]) -> str:
         lines.append(f"{key} ({default}): {option.meaning}")
         lines.append("")
     return "\n".join(lines)
+
+
+def chosen(model: type[Section], settings: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` texts as values for `annotated`; raises UsageError for a key that does not exist."""
+    known = {f"{o.table}.{o.key}" if o.table else o.key for o in options(model) if not o.repeated}
+    found = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or key not in known:
+            raise UsageError(f"--set {text!r}: not KEY=VALUE with a known key", hint="keys are listed by `run --help`")
+        bare = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?|true|false", value)
+        found[key] = value if bare else quoted(value)
+    return found
 
 
 def quoted(text: str) -> str:

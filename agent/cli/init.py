@@ -7,7 +7,7 @@ import typer
 
 from agent.cli.options import NAME, ConfigOption
 from agent.settings import AgentSettings
-from tape.annotate import annotated, quoted
+from tape.annotate import annotated, chosen, quoted
 from tape.console import default_config, out
 from tape.durable import DISK
 from tape.errors import AlreadyThere
@@ -21,13 +21,21 @@ INTRO = "Configuration of the Hometape agent. Sizes take KiB, MiB, GiB, TiB; dur
 def init(
     agent: Annotated[str, typer.Option(help="this agent's name: a-z, 0-9 and '-'")],
     config: ConfigOption = None,
-    state: Annotated[Path, typer.Option(help="folder for outbox, spool and key, on a local disk")] = Path("hometape-state"),
+    state: Annotated[Path, typer.Option(help="folder for outbox, spool and key, on a local disk")] = Path(
+        "hometape-state"
+    ),
     path: Annotated[list[str] | None, typer.Option(help="glob pattern of tick files; may be repeated")] = None,
-    stream: Annotated[str, typer.Option(help="stream name for these files; may hold {stem} and others")] = "ticks/{base}",
+    stream: Annotated[
+        str, typer.Option(help="stream name for these files; may hold {stem} and others")
+    ] = "ticks/{base}",
     host: Annotated[str, typer.Option(help="the receiver's address")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="the receiver's port")] = 2222,
     host_key: Annotated[str, typer.Option(help="the receiver's host key, as `tape-receiver init` printed it")] = "",
     receipt_key: Annotated[str, typer.Option(help="the receiver's receipt key, as it printed it")] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="any other option as KEY=VALUE, e.g. seal.max_age=5s; may be repeated"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the configuration, write nothing")] = False,
 ) -> None:
     """Write a configuration and make the agent's key."""
@@ -39,6 +47,7 @@ def init(
         "receiver.port": str(port),
         "receiver.host_key": quoted(host_key),
         "receiver.receipt_key": quoted(receipt_key),
+        **chosen(AgentSettings, set_ or []),
     }
     patterns = [quoted(str(Path(p).absolute())) for p in path or []]
     source = {"name": quoted("ticks"), "paths": f"[{', '.join(patterns)}]", "stream": quoted(stream)}
@@ -57,5 +66,8 @@ def init(
     out.print(f"[[agent]]\nname = {quoted(agent)}\nkey = {quoted(public_line(key))}\n", markup=False)
     missing = [name for name, value in (("host_key", host_key), ("receipt_key", receipt_key)) if not value]
     if missing:
-        out.print(f"still to fill in: receiver.{' and receiver.'.join(missing)} (`tape-receiver check` prints them)", markup=False)
+        out.print(
+            f"still to fill in: receiver.{' and receiver.'.join(missing)} (`tape-receiver check` prints them)",
+            markup=False,
+        )
     out.print(f"hint: tape-agent check --config {place}", markup=False)

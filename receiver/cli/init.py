@@ -8,7 +8,7 @@ import typer
 from receiver.cli.options import NAME, ConfigOption
 from receiver.settings import ReceiverSettings
 from receiver.targets.opening import prepare_target
-from tape.annotate import annotated, quoted
+from tape.annotate import annotated, chosen, quoted
 from tape.console import default_config, out
 from tape.durable import DISK
 from tape.errors import AlreadyThere, UsageError
@@ -31,7 +31,13 @@ def init(
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 2222,
-    copies: Annotated[int | None, typer.Option(help="copies that make a segment safe (default: 2, or 1 with one target)")] = None,
+    copies: Annotated[
+        int | None, typer.Option(help="copies that make a segment safe (default: 2, or 1 with one target)")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="any other option as KEY=VALUE, e.g. listen.window=64MiB; may be repeated"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the configuration, write nothing")] = False,
 ) -> None:
     """Write a configuration, make the keys, mark the targets."""
@@ -42,6 +48,7 @@ def init(
         "listen.host": quoted(host),
         "listen.port": str(port),
         "policy.copies": str(min(2, len(targets)) if copies is None else copies),
+        **chosen(ReceiverSettings, set_ or []),
     }
     text = annotated(ReceiverSettings, INTRO, values, {"agent": [_agent(a) for a in agent or []], "target": targets})
     if dry_run:
@@ -60,7 +67,9 @@ def init(
     out.print("for agent.toml on the server:\n", markup=False)
     out.print("[receiver]", markup=False)
     out.print(f"host = {quoted(host)}\nport = {port}", markup=False)
-    out.print(f"host_key = {quoted(public_line(host_key))}\nreceipt_key = {quoted(receipt_line(receipt_key))}\n", markup=False)
+    out.print(
+        f"host_key = {quoted(public_line(host_key))}\nreceipt_key = {quoted(receipt_line(receipt_key))}\n", markup=False
+    )
     out.print(f"hint: tape-receiver check --config {path}", markup=False)
 
 

@@ -1,0 +1,134 @@
+"""The road home as its users travel it: real files, real processes, SIGKILL at random moments."""
+
+import math
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support import RECORDINGS, recording, run
+from tests.support.processes import command
+from tests.support.road import Road
+
+
+@dataclass
+class Bot:
+    """Writes one file in random pieces; rotates it by rename midway. `lives` is what each life got."""
+
+    folder: Path
+    name: str
+    data: bytes
+    seed: int
+    lives: list[bytes] = field(default_factory=list)
+
+    def write(self) -> None:
+        """Append all of the data: pieces from one byte to a megabyte, one rotation."""
+        rng = random.Random(self.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / self.name
+        middle = rng.randrange(len(self.data) // 3, 2 * len(self.data) // 3)
+        for number, part in enumerate((self.data[:middle], self.data[middle:])):
+            with path.open("ab", buffering=0) as file:
+                place = 0
+                while place < len(part):
+                    size = round(math.exp(rng.uniform(0, math.log(1 << 20))))
+                    place += file.write(part[place : place + size])
+                    if rng.random() < 0.02:
+                        time.sleep(rng.uniform(0, 0.05))
+            self.lives.append(part)
+            if number == 0:
+                path.rename(path.with_name(self.name + ".1"))
+
+
+def kill_now_and_then(road: Road, done: threading.Event, rng: random.Random, at_least: int) -> int:
+    """SIGKILL one side, start it again after a while; until the bots are done and enough were killed."""
+    kills = 0
+    while not done.wait(rng.uniform(0.3, 2.5)) or kills < at_least:
+        kills += 1
+        if rng.random() < 0.5:
+            assert road.agent_process is not None
+            road.agent_process.close()
+            time.sleep(rng.uniform(0, 0.5))
+            road.start_agent()
+        else:
+            assert road.receiver is not None
+            road.receiver.close()
+            time.sleep(rng.uniform(0, 0.5))
+            road.start_receiver()
+        if kills > 200:
+            break
+    return kills
+
+
+def exported(folder: Path, name: str) -> list[bytes]:
+    """The lives of a file in an export, in order: `name`, `name.2`, ..."""
+    paths = sorted(folder.iterdir(), key=lambda p: int(p.name[len(name) + 1 :] or 1))
+    return [path.read_bytes() for path in paths]
+
+
+@pytest.mark.timeout(480)
+def test_every_recording_comes_back_through_kills(tmp_path: Path) -> None:
+    """Each recorded file, appended in random pieces and rotated midway, is exported byte for byte from
+    either target although both sides were killed again and again."""
+    rng = random.Random(20261121)
+    bots = []
+    for number, name in enumerate(RECORDINGS):
+        source = recording(name)
+        bots.append(Bot(tmp_path / "server" / "ticks" / f"r{number}", source.name.lower(), source.read(), number))
+    with Road(tmp_path) as road:
+        road.configure(patterns=("**/*",), stream="rec/{parent}")
+        road.start_receiver()
+        road.start_agent()
+        done = threading.Event()
+
+        def write_all() -> None:
+            threads = [threading.Thread(target=bot.write) for bot in bots]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            done.set()
+
+        writer = threading.Thread(target=write_all)
+        writer.start()
+        kills = kill_now_and_then(road, done, rng, at_least=10)
+        writer.join()
+        assert kills >= 10
+        road.wait_level(sum(len(bot.data) for bot in bots), within=240)
+        for number, bot in enumerate(bots):
+            for target in road.targets:
+                assert exported(road.export(f"rec/r{number}", target), bot.name) == bot.lives, (bot.name, target)
+        road.tape_receiver("verify")
+
+
+def test_the_whole_road_with_plain_commands(tmp_path: Path) -> None:
+    """init, check with its canary, run, status, verify and export do what the README says, once, in order."""
+    with Road(tmp_path) as road:
+        road.configure()
+        (road.ticks / "quotes-2026-11-21.csv").write_bytes(b"ts,bid\r\n" + b"1,2.50\r\n" * 1000 + b"3,4.")
+        road.start_receiver()
+        assert "canary" in road.tape_agent("check", codes=(0, 1)).out
+        road.start_agent()
+        road.wait_level(8 + 8 * 1000 + 4)
+        facts = road.status()
+        assert {t["id"] for t in facts["targets"]} == {"home", "nas"}
+        folder = road.export("ticks/quotes", "nas")
+        assert (folder / "quotes-2026-11-21.csv").read_bytes()[-12:] == b"1,2.50\r\n3,4."
+        for target in road.targets.values():
+            for sums in target.rglob("SHA256SUMS"):
+                assert run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=sums.parent).code == 0
+        road.tape_receiver("verify")
+
+
+def test_a_second_agent_process_is_refused(tmp_path: Path) -> None:
+    """Two agents on one state folder would seal twice; the second says what to do and leaves."""
+    with Road(tmp_path) as road:
+        road.configure()
+        road.start_receiver()
+        road.start_agent().wait_for("running")
+        second = run([*command("tape-agent"), "run", "--config", road.agent_toml])
+        assert second.code == 75
+        assert "hint:" in second.err
