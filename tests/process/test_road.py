@@ -72,7 +72,8 @@ def exported(folder: Path, name: str) -> list[bytes]:
 @pytest.mark.timeout(480)
 def test_every_recording_comes_back_through_kills(tmp_path: Path) -> None:
     """Each recorded file, appended in random pieces and rotated midway, is exported byte for byte from
-    either target although both sides were killed again and again."""
+    either target although both sides were killed again and again.
+    """
     rng = random.Random(20261121)
     bots = []
     for number, name in enumerate(RECORDINGS):
