@@ -1,0 +1,370 @@
+"""The catalog: what lies in the home archive, which copies of it are proven where, and what went wrong.
+
+One SQLite file beside the receiver's state. One writer (the service, holding a lock on it), any number
+of readers. Every method is thread-safe; methods that write return when their transaction is durable, so
+coroutines call them through a thread. It can be rebuilt from any one target (`receiver.ingest.rebuild`).
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from receiver import catalog_queries as queries
+from receiver import catalog_writes
+from receiver.catalog_ids import Ids
+from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals, TargetTotals
+from receiver.catalog_rows import NewSegment, read_held
+from receiver.catalog_schema import connect
+from receiver.catalog_writes import Attested
+from receiver.model import Copy, Held
+from tape.clock import Clock
+from tape.errors import DiskFull, HometapeError, StoreError, StoreLocked, SyncFailed
+from tape.receipt import EpochReceipt
+
+__all__ = [
+    "Attested",
+    "Catalog",
+    "EpochState",
+    "Incident",
+    "NewSegment",
+    "Quarantined",
+    "SourceFile",
+    "StreamTotals",
+    "TargetTotals",
+]
+
+_ISSUED_AHEAD_NS = 60_000_000_000
+
+
+class Catalog:
+    """See the module. Raises StoreError and its children, NotFound, DiskFull, and SyncFailed: stop and recover."""
+
+    def __init__(
+        self, base: sqlite3.Connection, reader: sqlite3.Connection, lock: FileLock | None, clock: Clock
+    ) -> None:
+        self._base = base
+        self._reader = reader
+        self._file_lock = lock
+        self._clock = clock
+        self._writing = threading.RLock()
+        self._reading = threading.RLock()
+        self._ids = Ids()
+        self._revisions: dict[tuple[str, str], int] = {}
+        self._wakes: list[Callable[[], None]] = []
+        self._issued = 0  # the newest time handed out, and up to where it is durable
+        self._issued_durable = 0
+
+    @classmethod
+    def open(cls, state: Path, *, clock: Clock, read_only: bool = False) -> Self:
+        """Open (for the one writer: create) the catalog of a state folder; raises StoreError, StoreLocked."""
+        if read_only:
+            base = connect(state, read_only=True)
+            return cls(base, base, None, clock)
+        lock = FileLock(state / "catalog.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreLocked(f"{state}: another receiver has this catalog open") from None
+        except OSError as error:
+            raise StoreError(f"{state}: the catalog can't be locked: {error}") from error
+        try:
+            base = connect(state, read_only=False)
+            return cls(base, connect(state, read_only=True), lock, clock)
+        except StoreError:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Close the database and let go of the lock; may be called twice."""
+        with self._writing, self._reading:
+            self._reader.close()
+            self._base.close()
+        if self._file_lock is not None:
+            self._file_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called, from any thread, after segments were added."""
+        self._wakes.append(wake)
+
+    def revision(self, agent: str, stream: str) -> int:
+        """Changes whenever a stream's receipt may have changed; counts from the opening of the catalog."""
+        return self._revisions.get((agent, stream), 0)
+
+    # ------------------------------------------------------------------------------------------ segments
+
+    def add(self, new: Sequence[NewSegment], *, closed_folders: Sequence[str] = ()) -> list[Held]:
+        """Catalogue segments that lie durably in the home archive, all or none.
+
+        `closed_folders`: see `open_folders`. Raises StoreError if an identity is held already.
+        """
+        with self._write() as base:
+            first = catalog_writes.add_segments(base, self._ids, new, self._clock.now_ns())
+            base.executemany("DELETE FROM open_folder WHERE path=?", [(path,) for path in closed_folders])
+        self._changed({(item.path.agent, item.path.stream) for item in new})
+        if new:
+            for wake in self._wakes:
+                wake()
+        with self._read() as base:
+            return read_held(base, "WHERE s.id>=? AND s.id<? ORDER BY s.id", (first, first + len(new)))
+
+    def find(self, agent: str, stream: str, epoch: str, seq: int) -> Held | None:
+        """The segment of that identity, if it is held."""
+        with self._read() as base:
+            found = read_held(
+                base, "WHERE t.agent=? AND t.name=? AND e.name=? AND s.seq=?", (agent, stream, epoch, seq)
+            )
+        return found[0] if found else None
+
+    def get(self, segment: int) -> Held | None:
+        """A segment by its id."""
+        with self._read() as base:
+            found = read_held(base, "WHERE s.id=?", (segment,))
+        return found[0] if found else None
+
+    def segments(
+        self, agent: str, stream: str, *, first_ns: int | None = None, last_ns: int | None = None
+    ) -> Iterator[Held]:
+        """A stream's segments by day, then in the order of sealing.
+
+        With a time range (ns, inclusive): those that may hold rows received in it, and those whose rows
+        have no receive time. Memory and lock are held for a page at a time.
+        """
+        number = self._stream_id(agent, stream)
+        day, high = queries.day_bounds(first_ns, last_ns)
+        while number is not None:
+            with self._read() as base:
+                following = queries.next_day(base, number, day - 1)
+            if following is None or following > high:
+                return
+            for held in self._of_day(number, following):
+                too_old = first_ns is not None and held.recv_last_ns is not None and held.recv_last_ns < first_ns
+                too_new = last_ns is not None and held.recv_first_ns is not None and held.recv_first_ns > last_ns
+                if not too_old and not too_new:
+                    yield held
+            day = following + 1
+
+    def _of_day(self, stream: int, day: int) -> Iterator[Held]:
+        after = (-1, -1)
+        while True:
+            with self._read() as base:
+                page = queries.page_of_day(base, stream, day, after)
+                if page:
+                    last = page[-1]
+                    after = (queries.one(base, "SELECT epoch FROM segment WHERE id=?", (last.id,)), last.path.name.seq)
+            yield from page
+            if len(page) < queries.PAGE:
+                return
+
+    def all_segments(self, *, after: int = 0) -> Iterator[Held]:
+        """Every segment by id, ascending, from the one after `after`."""
+        while True:
+            with self._read() as base:
+                page = read_held(base, "WHERE s.id>? ORDER BY s.id LIMIT ?", (after, queries.PAGE))
+            yield from page
+            if len(page) < queries.PAGE:
+                return
+            after = page[-1].id
+
+    def files(self, agent: str, stream: str) -> list[SourceFile]:
+        """The lives of a stream's source files, in the order they were first seen here."""
+        number = self._stream_id(agent, stream)
+        with self._read() as base:
+            return [] if number is None else queries.files(base, number)
+
+    def segments_of_file(self, agent: str, stream: str, file_id: str) -> Iterator[Held]:
+        """The segments of one life of a source file by the start of their byte range: what an export concatenates."""
+        number = self._stream_id(agent, stream)
+        after = (0, -1)
+        while number is not None:
+            with self._read() as base:
+                page = queries.page_of_file(base, number, file_id, after)
+            yield from page
+            if len(page) < queries.PAGE:
+                return
+            assert page[-1].footer is not None
+            after = (page[-1].footer.source.start, page[-1].id)
+
+    def _stream_id(self, agent: str, stream: str) -> int | None:
+        with self._read() as base:
+            number: int | None = queries.one(base, "SELECT id FROM stream WHERE agent=? AND name=?", (agent, stream))
+        return number
+
+    # -------------------------------------------------------------------------------------------- copies
+
+    def behind(self, target: str, *, after: int = 0, limit: int) -> list[Held]:
+        """Segments with an id > `after` that have no copy at the target, ascending."""
+        with self._read() as base:
+            number = queries.one(base, "SELECT id FROM target WHERE name=?", (target,))
+            return queries.behind(base, number, after=after, limit=limit)
+
+    def add_copies(self, copies: Sequence[Copy]) -> None:
+        """Record proven copies in one transaction; one that is known already is verified anew."""
+        with self._write() as base:
+            touched = catalog_writes.add_copies(base, self._ids, copies)
+        self._changed(touched)
+
+    def drop_copy(self, segment: int, target: str, why: str) -> None:
+        """Forget a copy that is not what it should be, and record the incident."""
+        with self._write() as base:
+            catalog_writes.drop_copy(base, self._ids, segment, target, why, self._clock.now_ns())
+            owner = base.execute(
+                "SELECT t.agent, t.name FROM segment s JOIN stream t ON t.id=s.stream WHERE s.id=?", (segment,)
+            ).fetchone()
+        self._changed({owner})
+
+    def copies(self, segment: int) -> list[Copy]:
+        """Every proven copy of a segment."""
+        with self._read() as base:
+            rows = base.execute(
+                "SELECT c.segment, t.name, c.verified, m.name FROM target t"
+                " JOIN copy c ON c.target=t.id AND c.segment=? JOIN method m ON m.id=c.method ORDER BY t.name",
+                (segment,),
+            )
+            return [Copy(*row) for row in rows]
+
+    def copies_at(self, target: str, *, after: int = 0, limit: int) -> list[Copy]:
+        """The copies at a target by segment id, ascending, from the one after `after`."""
+        with self._read() as base:
+            rows = base.execute(
+                "SELECT c.segment, t.name, c.verified, m.name FROM copy c JOIN target t ON t.id=c.target"
+                " JOIN method m ON m.id=c.method WHERE t.name=? AND c.segment>? ORDER BY c.segment LIMIT ?",
+                (target, after, limit),
+            )
+            return [Copy(*row) for row in rows]
+
+    def attest(self, segment: int, sha256: str) -> Attested:
+        """Record the SHA-256 of a segment's home bytes and check its chain; see `attest_many`."""
+        return self.attest_many([(segment, sha256)])[0]
+
+    def attest_many(self, items: Sequence[tuple[int, str]]) -> list[Attested]:
+        """Record (segment, SHA-256 of its home bytes), in any order, in one transaction.
+
+        Each link is checked as soon as both of its ends are known. A contradiction is an incident; the
+        segment whose `previous` contradicts is never safe.
+        """
+        found = []
+        touched = set()
+        with self._write() as base:
+            for segment, sha256 in items:
+                result, place = catalog_writes.attest(base, segment, sha256, self._clock.now_ns())
+                found.append(result)
+                touched.add((place.agent, place.stream_name))
+        self._changed(touched)
+        return found
+
+    # ------------------------------------------------------------------------------------ receipts, status
+
+    def held_and_safe(self, agent: str, stream: str, *, copies: int, home: str) -> dict[str, EpochReceipt]:
+        """What a receipt says, by epoch. Safe: `copies` proven copies, the home one among them, and attested."""
+        number = self._stream_id(agent, stream)
+        with self._read() as base:
+            if number is None:
+                return {}
+            targets = dict(base.execute("SELECT name, id FROM target").fetchall())
+            return queries.held_and_safe(base, number, copies=copies, targets=targets, home=home)
+
+    def next_issued_ns(self) -> int:
+        """A time for a receipt: the clock's, but always later than any given before, in any life of the service."""
+        with self._writing:
+            if not self._issued_durable:
+                known = queries.one(self._base, "SELECT value FROM meta WHERE key='issued'", ())
+                self._issued = self._issued_durable = known or 0
+            self._issued = max(self._clock.now_ns(), self._issued + 1)
+            if self._issued >= self._issued_durable:
+                ahead = self._issued + _ISSUED_AHEAD_NS
+                with self._write() as base:
+                    base.execute("INSERT OR REPLACE INTO meta VALUES ('issued', ?)", (ahead,))
+                self._issued_durable = ahead
+            return self._issued
+
+    def streams(self) -> list[StreamTotals]:
+        """Every stream with its totals here and at each target."""
+        with self._read() as base:
+            return queries.streams(base)
+
+    def epochs(self, agent: str, stream: str) -> list[EpochState]:
+        """The epochs of a stream with what is held and what is missing, oldest first."""
+        number = self._stream_id(agent, stream)
+        with self._read() as base:
+            return [] if number is None else queries.epochs(base, number)
+
+    def agent_bytes(self, agent: str) -> int:
+        """Bytes of an agent's segments in the home archive."""
+        with self._read() as base:
+            return int(queries.one(base, "SELECT coalesce(sum(bytes), 0) FROM stream WHERE agent=?", (agent,)))
+
+    # ------------------------------------------------------------------------------ what went wrong
+
+    def record_incident(self, kind: str, *, agent: str = "", stream: str = "", subject: str = "", text: str) -> None:
+        """Record an incident; the same (kind, agent, stream, subject) again, while open, is counted."""
+        with self._write() as base:
+            catalog_writes.add_incident(base, kind, agent, stream, subject, text, self._clock.now_ns())
+
+    def close_incident(self, kind: str, *, agent: str = "", stream: str = "", subject: str = "") -> None:
+        """Close an incident whose cause is gone; nothing to do if none is open."""
+        with self._write() as base:
+            catalog_writes.close_incident(base, kind, agent, stream, subject, self._clock.now_ns())
+
+    def incidents(self, *, closed: bool = False, limit: int = 100) -> list[Incident]:
+        """Incidents, newest first; the closed ones only when asked for."""
+        with self._read() as base:
+            return queries.incidents(base, closed=closed, limit=limit)
+
+    def quarantined(self, *, limit: int = 100) -> list[Quarantined]:
+        """What is in quarantine, newest first."""
+        with self._read() as base:
+            return queries.quarantined(base, limit=limit)
+
+    # ------------------------------------------------------------------------------------------- inside
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._reading, _explained():
+            yield self._reader
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._writing, _explained():
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._base
+                self._base.execute("COMMIT")
+            except BaseException:
+                self._ids.forget()
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+
+    def _changed(self, streams: set[tuple[str, str]]) -> None:
+        with self._writing:
+            for key in streams:
+                self._revisions[key] = self._revisions.get(key, 0) + 1
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """SQLite's errors as ours: full, a failed write or fsync (stop), a broken rule, anything else."""
+    try:
+        yield
+    except HometapeError:
+        raise
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF == sqlite3.SQLITE_FULL:
+            raise DiskFull("no space left for the catalog") from error
+        if code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+            raise SyncFailed(f"the catalog can't be written: {error}") from error
+        if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
+            raise StoreError(f"the catalog refuses a contradiction: {error}") from error
+        raise StoreError(f"the catalog failed: {error}") from error
