@@ -1,5 +1,6 @@
 """The house's rules, in place of a rule book: each is applied to every file, and shown to bite."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -118,13 +119,13 @@ _LEAVE: dict[tidy.Rule, dict[str, str]] = {
 
 
 def test_no_big_files() -> None:
-    """Recorded data and build products stay out; the pinned set with its hashes is the one long file."""
+    """Recorded data and build products stay out; the pinned sets with their hashes are the only long files."""
     big = {
         path.relative_to(PROJECT).as_posix(): path.stat().st_size
         for path in project_files()
         if path.stat().st_size > tidy.MAX_FILE_BYTES
     }
-    assert set(big) <= {"constraints.txt"}, big
+    assert set(big) <= {"constraints.txt", "requirements.txt"}, big
 
 
 def test_packages_listed_are_the_packages_there_are() -> None:
@@ -138,12 +139,36 @@ def test_packages_listed_are_the_packages_there_are() -> None:
     assert set(project["tool"]["setuptools"]["packages"]) == there
 
 
-def test_constraints_hold_names_versions_hashes_and_markers_only() -> None:
-    """The pinned set names no host, no path and no option, and pins every dependency with a hash."""
-    text = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["constraints.txt", "requirements.txt"])
+def test_pinned_sets_hold_names_versions_hashes_and_markers_only(name: str) -> None:
+    """A pinned set names no host, no path and no option, and pins every package with a hash."""
+    text = (PROJECT / name).read_text(encoding="utf-8")
     pinned = [line for line in text.splitlines() if not line.startswith("    --hash=sha256:")]
     assert pinned
     for line in pinned:
         assert "==" in line, line
         assert not {"/", "@"} & set(line), line
         assert line.endswith("\\"), f"no hash: {line}"
+
+
+def test_what_running_needs_is_pinned_as_in_work() -> None:
+    """requirements.txt is part of constraints.txt, to the last hash, and holds no tool of the workshop."""
+
+    def blocks(name: str) -> set[str]:
+        text = (PROJECT / name).read_text(encoding="utf-8")
+        return {block.strip() for block in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if block}
+
+    assert blocks("requirements.txt") < blocks("constraints.txt")
+    assert not [b for b in blocks("requirements.txt") if b.startswith(("pytest", "mypy", "ruff"))]
+
+
+def test_every_dependency_is_pinned() -> None:
+    """What pyproject.toml asks for stands in the pinned sets: neither lags behind."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name, wanted in {
+        "requirements.txt": project["dependencies"],
+        "constraints.txt": project["dependencies"] + project["optional-dependencies"]["dev"],
+    }.items():
+        text = (PROJECT / name).read_text(encoding="utf-8")
+        there = set(re.findall(r"^([\w.-]+)==", text, flags=re.MULTILINE))
+        assert {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted} <= there

@@ -21,10 +21,12 @@ DRAWERS = {"util", "utils", "helper", "helpers", "common", "misc", "stuff"}
 CLOCK_ROOMS = {
     "tape/clock.py": "it is the room of time and chance",
     "tests/support/waiting.py": "waiting for a condition, with a deadline",
+    "tests/support/proxy.py": "delays are what it is for",
 }
 POSIX_ROOMS = {
     "tape/console.py": "asks for root only where there is one",
     "tape/notify.py": "systemd's socket; silent where there is none",
+    "receiver/targets/directory.py": "drops cached pages before reading back, where the system can",
 }
 
 _TIME = {
