@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from tape.clock import SYSTEM
 from tests.support.waiting import wait_until
 
 _BLOCK = 64 * 1024
@@ -219,7 +220,7 @@ class _Link:
                     now = loop.time()
                     if self._proxy.rate:
                         free_at = max(free_at, now) + len(data) / self._proxy.rate
-                        await asyncio.sleep(free_at - now)
+                        await SYSTEM.sleep(free_at - now)
                         now = loop.time()
                     await queue.put((now + self._proxy.delay, data))
             await queue.put((loop.time() + self._proxy.delay, b""))
@@ -237,9 +238,9 @@ class _Link:
             while True:
                 due, data = await queue.get()
                 if (left := due - loop.time()) > 0:
-                    await asyncio.sleep(left)
+                    await SYSTEM.sleep(left)
                 while proxy.stalled:
-                    await asyncio.sleep(0.01)
+                    await SYSTEM.sleep(0.01)
                 if not data:
                     writer.write_eof()
                     return
