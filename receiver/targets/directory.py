@@ -1,0 +1,390 @@
+"""A target in a folder: the home archive, a second disk, a NAS mount, a UNC path.
+
+A put is durable: bytes into a temporary file, fsync, then the final name without ever replacing one,
+then fsync of the folder; many small ones share one sync of the file system. Temporary files lie in one
+folder of the target, so that clearing them after a crash costs nothing. Marker and identity of the
+root are looked at before and after each put: what was written while a mount vanished does not count.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from receiver.targets.contract import (
+    SUMS,
+    Capabilities,
+    Condition,
+    Entry,
+    Limits,
+    Parcel,
+    Place,
+    Proof,
+    State,
+    Target,
+    check_relative,
+    check_segment,
+    is_own,
+)
+from receiver.targets.marker import check_marker, identity, write_readme
+from receiver.targets.sums import format_lines, read_sums, repair
+from tape.digest import BLOCK, BothDigests, new_xxh3
+from tape.durable import DISK, Disk, named
+from tape.errors import (
+    AlreadyThere,
+    DigestMismatch,
+    DiskError,
+    DiskFull,
+    HometapeError,
+    NotFound,
+    SyncFailed,
+    TargetAbsent,
+    TargetReadOnly,
+)
+
+TEMP_FOLDER = ".hometape-tmp"
+ASIDE_FOLDER = ".hometape-aside"
+RESERVE = 64 * 2**20
+_RESERVE_SHARE = 50
+_KNOWN_FOLDERS = 4096
+_WRITE_PROTECTED, _SHARING = 19, {32, 33}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class DirectoryTarget(Target):
+    """A folder with a marker. Thread-safe; one process writes at a time (the service, or a command without it)."""
+
+    capabilities = Capabilities(local=True)
+    limits = Limits()
+
+    def __init__(self, place: Place, root: Path, *, disk: Disk = DISK) -> None:
+        super().__init__(place)
+        self.root = root
+        self._disk = disk
+        self._seen: tuple[int, int, int, int] | None = None
+        self._whole: dict[Path, None] = {}  # folders whose SHA256SUMS is known to end well
+        self._sums_lock = threading.Lock()
+        self._full = False
+
+    # -------------------------------------------------------------------------------------- writing
+
+    def put_many(self, parcels: Sequence[Parcel]) -> list[HometapeError | None]:
+        """Store segments; see the contract. Raises NameRefused, TargetAbsent before anything was tried."""
+        for parcel in parcels:
+            check_segment(parcel.path)
+        before = self._present()
+        answers: list[HometapeError | None] = [None] * len(parcels)
+        staged: list[tuple[int, Path, Path]] = []
+        stop: HometapeError | None = None
+        for number, parcel in enumerate(parcels):
+            if stop is not None:
+                answers[number] = stop
+                continue
+            try:
+                staged.append((number, self._stage(parcel), self.root / parcel.path))
+            except _SourceFault as fault:
+                answers[number] = fault.error
+            except HometapeError as error:
+                answers[number] = error
+                if isinstance(error, DiskError | TargetAbsent | TargetReadOnly):
+                    stop = error
+        self._full = isinstance(stop, DiskFull)
+        self._place_all(staged, answers)
+        self._still(before, answers)
+        return answers
+
+    def _stage(self, parcel: Parcel) -> Path:
+        """The bytes of a parcel in a temporary file, proven to be what it promised; not synced yet."""
+        final = self.root / parcel.path
+        with self._mapped():
+            if final.exists():
+                raise AlreadyThere(f"target {self.id}: {parcel.path} exists already and is never replaced")
+            self._disk.make_dirs(self.root / TEMP_FOLDER)
+            temp = self._disk.temp_path(self.root / TEMP_FOLDER)
+            try:
+                self._fill(temp, parcel)
+            except BaseException:
+                with contextlib.suppress(DiskError):  # the first error is the one to tell
+                    self._disk.remove(temp)
+                raise
+        return temp
+
+    def _fill(self, temp: Path, parcel: Parcel) -> None:
+        fast, size = new_xxh3(), 0
+        with self._disk.create(temp) as file:
+            for block in _from_source(parcel):
+                self._disk.write_all(file, block)
+                fast.update(block)
+                size += len(block)
+        if (size, fast.hexdigest()) != (parcel.size, parcel.digest):
+            raise DigestMismatch(
+                f"{parcel.path}: the source gave {size} bytes with digest {fast.hexdigest()}, not {parcel.size} bytes"
+            )
+
+    def _place_all(self, staged: list[tuple[int, Path, Path]], answers: list[HometapeError | None]) -> None:
+        if not staged:
+            return
+        folders = {self.root / TEMP_FOLDER}
+        try:
+            with self._mapped():
+                self._disk.sync_many([temp for _, temp, _ in staged], [])
+                for folder in {final.parent for _, _, final in staged}:
+                    self._disk.make_dirs(folder)
+            for number, temp, final in staged:
+                try:
+                    with self._mapped():
+                        self._disk.place(temp, final)
+                    folders.add(final.parent)
+                except AlreadyThere as error:
+                    answers[number] = error
+                    with self._mapped():
+                        self._disk.remove(temp)
+            with self._mapped():
+                self._disk.sync_many([], folders)
+        except HometapeError as error:
+            self._full = isinstance(error, DiskFull)
+            for number, temp, _ in staged:
+                answers[number] = answers[number] or error
+                with contextlib.suppress(DiskError):  # whatever stays is cleared by recover
+                    self._disk.remove(temp)
+
+    def _still(self, before: tuple[int, int, int, int], answers: list[HometapeError | None]) -> None:
+        try:
+            after = self._present()
+            fault = None if after == before else TargetAbsent(f"target {self.id} was changed while it was written to")
+        except TargetAbsent as error:
+            fault = error
+        if fault is not None:
+            answers[:] = [answer or fault for answer in answers]
+
+    def set_aside(self, path: str, why: str) -> str:  # noqa: ARG002 - the reason is recorded by the caller
+        """Move a bad copy to `.hometape-aside/`, and its line out of SHA256SUMS; see the contract."""
+        self._present()
+        source = self.root / check_relative(path)
+        with self._mapped():
+            if not source.exists():
+                raise NotFound(f"target {self.id} has no {path}")
+            base = self.root / ASIDE_FOLDER / path
+            self._disk.make_dirs(base.parent)
+            number = 1
+            while (where := base.with_name(f"{base.name}.{number}")).exists():
+                number += 1
+            self._disk.place(source, where)
+            self._disk.sync_many([], [where.parent, source.parent])
+            with self._sums_lock:
+                repair(source.parent, self._disk, without={source.name})
+        return where.relative_to(self.root).as_posix()
+
+    def note_sums(self, sums: Sequence[tuple[str, str]]) -> None:
+        """Append to the SHA256SUMS of each folder, all made durable together."""
+        self._present()
+        by_folder: dict[Path, list[tuple[str, str]]] = {}
+        for path, sha256 in sums:
+            file = self.root / check_relative(path)
+            by_folder.setdefault(file.parent, []).append((file.name, sha256))
+        fresh = []
+        with self._sums_lock, self._mapped():
+            for folder, lines in by_folder.items():
+                if self._append_sums(folder, lines):
+                    fresh.append(folder)
+            self._disk.sync_many([folder / SUMS for folder in by_folder], fresh)
+
+    def _append_sums(self, folder: Path, lines: list[tuple[str, str]]) -> bool:
+        """Append without sync; whether the file is new."""
+        path = folder / SUMS
+        if folder not in self._whole:
+            repair(folder, self._disk)
+            while len(self._whole) >= _KNOWN_FOLDERS:
+                del self._whole[next(iter(self._whole))]
+            self._whole[folder] = None
+        fresh = not path.exists()
+        try:
+            with named(path, "opening"):
+                file = path.open("ab", buffering=0)
+            with file:
+                self._disk.write_all(file, format_lines(lines))
+        except DiskError:
+            self._whole.pop(folder, None)
+            raise
+        return fresh
+
+    def recover(self) -> None:
+        """Delete the temporary files an interrupted put left, and restore a lost README.txt."""
+        self._present()
+        with self._mapped():
+            self._disk.clear_temps(self.root / TEMP_FOLDER)
+            write_readme(self.root, self._disk)
+
+    # -------------------------------------------------------------------------------------- reading
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """The bytes of a file in blocks of 1 MiB; raises NotFound, TargetAbsent, DiskError."""
+        self._present()
+        full = self.root / check_relative(path)
+        with self._mapped():
+            file = self._open(full, path)
+        return self._blocks(file, full)
+
+    def verify(self, path: str) -> Proof:
+        """Digests of a file; its pages are dropped first where the system can, so that the medium answers."""
+        self._present()
+        full = self.root / check_relative(path)
+        both = BothDigests()
+        with self._mapped():
+            file = self._open(full, path)
+        with file, self._mapped(), named(full, "reading"):
+            drop_pages(file.fileno())
+            while block := file.read(BLOCK):
+                both.update(block)
+            if not self.place.home:
+                drop_pages(file.fileno())
+        return Proof(both.size, both.digest, both.sha256, self.capabilities.proof)
+
+    def stat(self, path: str) -> int | None:
+        """The size of a file; None if there is none."""
+        self._present()
+        full = self.root / check_relative(path)
+        with self._mapped(), named(full, "looking at"):
+            try:
+                return full.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every stored file below a folder, one folder held in memory at a time."""
+        self._present()
+        return self._walk(check_relative(prefix) if prefix else "")
+
+    def _walk(self, prefix: str) -> Iterator[Entry]:
+        with self._mapped(), named(self.root / prefix, "listing"):
+            try:
+                with os.scandir(self.root / prefix) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+        for entry in entries:
+            path = f"{prefix}/{entry.name}" if prefix else entry.name
+            if is_own(path) or entry.is_symlink():
+                continue
+            if entry.is_dir():
+                yield from self._walk(path)
+            elif entry.is_file():
+                with self._mapped(), named(self.root / path, "looking at"):
+                    size = entry.stat().st_size
+                yield Entry(path, size)
+
+    def sums(self, folder: str) -> dict[str, str]:
+        """File name -> SHA-256 as noted for a folder."""
+        self._present()
+        with self._mapped():
+            return read_sums(self.root / check_relative(folder))[0]
+
+    def local(self, path: str) -> Path:
+        """Where the file lies."""
+        return self.root / check_relative(path)
+
+    def _open(self, full: Path, path: str) -> io.FileIO:
+        with named(full, "opening"):
+            try:
+                return io.FileIO(full, "rb")
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._present()
+                raise NotFound(f"target {self.id} has no {path}") from None
+
+    def _blocks(self, file: io.FileIO, full: Path) -> Iterator[bytes]:
+        with file:
+            while True:
+                with self._mapped(), named(full, "reading"):
+                    block = file.read(BLOCK)
+                if not block:
+                    return
+                yield block
+
+    # ---------------------------------------------------------------------------------------- state
+
+    def free(self) -> int | None:
+        """Free bytes of the file system; raises TargetAbsent."""
+        self._present()
+        with self._mapped(), named(self.root, "asking for the free space of"):
+            return shutil.disk_usage(self.root).free
+
+    def state(self) -> State:
+        """Ready, absent, read-only or full, with reason and hint."""
+        try:
+            self._present()
+            usage = shutil.disk_usage(self.root)
+        except HometapeError as error:
+            return State(Condition.ABSENT, str(error), error.hint)
+        except OSError as error:
+            return State(Condition.ABSENT, f"{self.root}: {error.strerror or error}", TargetAbsent.default_hint)
+        if not os.access(self.root, os.W_OK):
+            return State(Condition.READ_ONLY, f"{self.root} takes no writes", TargetReadOnly.default_hint)
+        reserve = min(RESERVE, usage.total // _RESERVE_SHARE)
+        if usage.free < reserve or (self._full and usage.free < 2 * reserve):
+            return State(Condition.FULL, f"{self.root} is full: {usage.free} bytes left", DiskFull.default_hint)
+        return State(Condition.READY)
+
+    def _present(self) -> tuple[int, int, int, int]:
+        """The identity of the root; raises TargetAbsent unless the marker is there and right."""
+        try:
+            now = identity(self.root)
+        except DiskError:
+            now = None
+        if now is None or now != self._seen:
+            check_marker(self.root, self.id)
+            try:
+                now = identity(self.root)
+            except DiskError as error:
+                raise TargetAbsent(str(error)) from error
+            self._seen = now
+            self._whole.clear()
+        return now
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """DiskError and OSError of the root as what they mean for the target."""
+        try:
+            yield
+        except DiskFull as error:
+            raise DiskFull(f"target {self.id}: {error}") from error
+        except SyncFailed:
+            raise
+        except (DiskError, OSError) as error:
+            self._present()
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(cause, OSError) and _is_forbidden(cause):
+                raise TargetReadOnly(f"target {self.id}: {error}") from error
+            if isinstance(error, DiskError):
+                raise
+            raise DiskError(f"target {self.id}: {error.strerror or error}") from error
+
+
+class _SourceFault(Exception):
+    """What the parcel's own bytes raised, apart from what the target's disk raises."""
+
+    def __init__(self, error: HometapeError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _from_source(parcel: Parcel) -> Iterator[bytes]:
+    try:
+        yield from parcel.read()
+    except HometapeError as error:
+        raise _SourceFault(error) from error
+
+
+def _is_forbidden(error: OSError) -> bool:
+    code = getattr(error, "winerror", None)
+    return code == _WRITE_PROTECTED or (error.errno in _FORBIDDEN and code not in _SHARING)
+
+
+def drop_pages(number: int) -> None:
+    """Ask the system to forget a file's clean pages, so that the next read comes from the medium."""
+    if sys.platform == "linux":
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)

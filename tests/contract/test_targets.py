@@ -1,0 +1,217 @@
+"""What every kind of target must do, one suite for all of them."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from receiver.targets.contract import Condition, Parcel, Place, Target
+from receiver.targets.directory import DirectoryTarget
+from receiver.targets.marker import prepare
+from receiver.targets.memory import MemoryTarget
+from tape.clock import ManualClock
+from tape.digest import xxh3
+from tape.errors import AlreadyThere, DigestMismatch, DiskError, HometapeError, NameRefused, NotFound
+from tape.names import SegmentName, SegmentPath
+
+EPOCH = "00112233445566aa"
+
+
+def segment_path(seq: int, data: bytes, *, stream: str = "binance/btcusdt/frames", day: int = 1) -> str:
+    """The path of a segment that holds these bytes."""
+    return str(SegmentPath("bot", stream, date(2026, 1, day), SegmentName(EPOCH, seq, xxh3(data))))
+
+
+def parcel(seq: int, data: bytes, **more: int) -> Parcel:
+    """A parcel of these bytes, read in blocks of 3."""
+    blocks = [data[at : at + 3] for at in range(0, len(data), 3)]
+    return Parcel(segment_path(seq, data, **more), len(data), xxh3(data), lambda: blocks)  # type: ignore[arg-type] # day
+
+
+def directory_target(tmp_path: Path) -> Target:
+    root = tmp_path / "nas"
+    prepare(root, "nas", clock=ManualClock())
+    return DirectoryTarget(Place("nas", medium="nas"), root)
+
+
+def memory_target(tmp_path: Path) -> Target:
+    return MemoryTarget(Place("nas", medium="memory"))
+
+
+KINDS: list[Callable[[Path], Target]] = [directory_target, memory_target]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__.removesuffix("_target"))
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    """A fresh, ready target of each kind."""
+    made: Target = request.param(tmp_path)
+    return made
+
+
+def read_all(target: Target, path: str) -> bytes:
+    return b"".join(target.read(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"ticks " * 500_000], ids=["empty", "one byte", "3 MB"])
+def test_gives_back_what_was_put(target: Target, data: bytes) -> None:
+    """A put segment can be read, measured and verified, and its digests are those of its bytes."""
+    path = segment_path(0, data)
+    target.put(path, iter([data[:7], data[7:]]), len(data), xxh3(data))
+    assert read_all(target, path) == data
+    assert target.stat(path) == len(data)
+    proof = target.verify(path)
+    assert (proof.size, proof.digest, proof.sha256) == (len(data), xxh3(data), hashlib.sha256(data).hexdigest())
+    assert proof.method == target.capabilities.proof
+
+
+def test_never_replaces(target: Target) -> None:
+    """A second put under the same name is refused, and the first bytes stay, even when the new ones differ."""
+    path = segment_path(1, b"first")
+    target.put(path, [b"first"], 5, xxh3(b"first"))
+    for data in (b"first", b"other"):
+        with pytest.raises(AlreadyThere):
+            target.put(path, [data], 5, xxh3(data))
+    assert read_all(target, path) == b"first"
+
+
+@pytest.mark.parametrize("given", [b"shorter", b"Promised bytes", b"promised bytes and more"])
+def test_takes_only_what_was_promised(target: Target, given: bytes) -> None:
+    """Bytes that do not have the promised size and digest are never visible, and the right ones can follow."""
+    data = b"promised bytes"
+    path = segment_path(2, data)
+    with pytest.raises(DigestMismatch):
+        target.put(path, [given], len(data), xxh3(data))
+    assert target.stat(path) is None
+    assert list(target.list()) == []
+    target.put(path, [data], len(data), xxh3(data))
+    assert read_all(target, path) == data
+
+
+def test_one_bad_parcel_spoils_no_other(target: Target) -> None:
+    """In a batch each parcel has its own answer: stored, there already, wrong bytes, a source that failed."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"half of "
+        raise DiskError("the source's disk failed")
+
+    target.put(segment_path(1, b"old"), [b"old"], 3, xxh3(b"old"))
+    wrong = Parcel(segment_path(2, b"right"), 5, xxh3(b"right"), lambda: [b"wrong"])
+    failing = Parcel(segment_path(3, b"half of it"), 10, xxh3(b"half of it"), broken)
+    answers = target.put_many([parcel(0, b"new"), parcel(1, b"old"), wrong, failing, parcel(4, b"last")])
+    assert [type(answer) for answer in answers] == [type(None), AlreadyThere, DigestMismatch, DiskError, type(None)]
+    stored = {entry.path: entry.size for entry in target.list()}
+    assert stored == {segment_path(0, b"new"): 3, segment_path(1, b"old"): 3, segment_path(4, b"last"): 4}
+
+
+def test_stores_many_together(target: Target) -> None:
+    """A batch over several folders, larger than what is synced one by one, arrives whole."""
+    parcels = [parcel(seq, b"segment %d" % seq, day=1 + seq % 3) for seq in range(50)]
+    assert target.put_many(parcels) == [None] * 50
+    assert sorted(entry.path for entry in target.list()) == sorted(item.path for item in parcels)
+    assert all(target.verify(item.path).digest == item.digest for item in parcels)
+
+
+def test_lists_below_a_folder_in_order(target: Target) -> None:
+    """Listing gives what lies below a folder, by name, and nothing for a folder that is not there."""
+    for seq in (3, 1, 2):
+        target.put_many([parcel(seq, b"%d" % seq, day=seq)])
+    other = segment_path(0, b"0", stream="other")
+    target.put(other, [b"0"], 1, xxh3(b"0"))
+    below = [entry.path for entry in target.list("bot/binance")]
+    assert below == [segment_path(seq, b"%d" % seq, day=seq) for seq in (1, 2, 3)]
+    assert [entry.path for entry in target.list("bot/other")] == [other]
+    assert list(target.list("bot/bin")) == []
+    assert list(target.list("nobody")) == []
+
+
+def test_says_what_is_not_there(target: Target) -> None:
+    """Reading, verifying or setting aside what is not stored raises NotFound; stat gives None."""
+    path = segment_path(9, b"never stored")
+    assert target.stat(path) is None
+    for call in (target.read, target.verify, lambda p: target.set_aside(p, "why")):
+        with pytest.raises(NotFound):
+            call(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "bot/../../x",
+        "C:/x",
+        "bot\\x",
+        "bot/s/date=2026-01-01/x.parquet",
+        "bot/x\0y",
+        "bot//x",
+    ],
+)
+def test_refuses_names_outside_the_grammar(target: Target, path: str) -> None:
+    """Only paths of segments can be put, so nothing can be written outside the root or over the marker."""
+    with pytest.raises(NameRefused):
+        target.put(path, [b""], 0, xxh3(b""))
+    if path != "bot/s/date=2026-01-01/x.parquet":
+        with pytest.raises(NameRefused):
+            target.read(path)
+
+
+def test_sets_a_bad_copy_aside(target: Target) -> None:
+    """A copy set aside is no longer listed, its sum is gone, its bytes are kept, and the name is free again."""
+    data = b"good bytes"
+    path = segment_path(5, data)
+    for _ in range(2):
+        target.put(path, [data], len(data), xxh3(data))
+        target.note_sums([(path, hashlib.sha256(data).hexdigest())])
+        where = target.set_aside(path, "a test")
+        assert where != path
+        assert target.stat(path) is None
+        assert list(target.list()) == []
+        assert target.sums(path.rpartition("/")[0]) == {}
+
+
+def test_notes_sums_by_folder(target: Target) -> None:
+    """SHA-256 sums are kept per folder; noting one twice changes nothing."""
+    items = [(segment_path(seq, b"%d" % seq, day=1 + seq % 2), f"{seq:064x}") for seq in range(6)]
+    target.put_many([parcel(seq, b"%d" % seq, day=1 + seq % 2) for seq in range(6)])
+    target.note_sums(items[:4])
+    target.note_sums(items[2:])
+    for folder in {path.rpartition("/")[0] for path, _ in items}:
+        wanted = {path.rpartition("/")[2]: sha256 for path, sha256 in items if path.startswith(folder + "/")}
+        assert target.sums(folder) == wanted
+
+
+def test_serves_several_threads(target: Target) -> None:
+    """Puts, sums and reads from several threads at once end with everything stored; the same name wins once."""
+    answers: list[HometapeError | None] = []
+
+    def work(worker: int) -> None:
+        for seq in range(10):
+            mine = parcel(100 * worker + seq, b"%d %d" % (worker, seq))
+            answers.extend(target.put_many([mine, parcel(7000 + seq, b"shared %d" % seq)]))
+            target.note_sums([(mine.path, f"{seq:064x}")])
+            assert target.verify(mine.path).digest == mine.digest
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(target.list())) == 50
+    assert len([a for a in answers if a is None]) == 50
+    assert all(isinstance(a, AlreadyThere) for a in answers if a is not None)
+    assert len(target.sums(segment_path(0, b"").rpartition("/")[0])) == 40
+
+
+def test_declares_itself(target: Target) -> None:
+    """A target says what it is and what it takes at a time, and a fresh one is ready."""
+    assert target.id == "nas"
+    assert target.limits.batch_files >= 1
+    assert target.state().condition is Condition.READY
+    free = target.free()
+    assert free is None or free > 0
+    target.recover()
+    assert (target.local(segment_path(0, b"")) is not None) == target.capabilities.local
