@@ -75,7 +75,7 @@ class Bundle:
         self.size = len(self._head) + sum(item.size for item, _ in self.entries)
 
     def name(self) -> BundleName:
-        """Its file name: reads all files once; raises BundleError if one is not as long as stated, OSError."""
+        """Its file name: reads all files once; raises BundleError if one is not what was sealed, OSError."""
         fast = new_xxh3()
         for block in self.blocks():
             fast.update(block)
@@ -86,12 +86,16 @@ class Bundle:
         yield self._head
         for item, path in self.entries:
             left = item.size
+            fast = new_xxh3()
             with path.open("rb", buffering=0) as file:
                 while block := file.read(BLOCK):
                     left -= len(block)
+                    fast.update(block)
                     yield block
             if left:
                 raise BundleError(f"{path} holds {item.size - left} bytes, not the {item.size} on record")
+            if fast.hexdigest() != item.name.digest:
+                raise BundleError(f"{path} does not have the bytes that were sealed")
 
     def open(self) -> "BundleStream":
         """Its bytes as a readable stream."""

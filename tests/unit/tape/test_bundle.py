@@ -183,11 +183,19 @@ def test_a_spool_file_of_another_length_stops_the_writer(tmp_path: Path) -> None
             Bundle([(item, path)]).name()
 
 
+def test_a_damaged_spool_file_stops_the_writer(tmp_path: Path) -> None:
+    """A spool file whose bytes are not those its name states makes no bundle."""
+    item, path = entry(tmp_path, 0, b"abc")
+    path.write_bytes(b"abd")
+    with pytest.raises(BundleError, match="does not have the bytes that were sealed"):
+        Bundle([(item, path)]).name()
+
+
 def test_too_many_items_make_no_bundle(tmp_path: Path) -> None:
     """The writer keeps the limits the reader enforces."""
     path = tmp_path / "x"
     path.write_bytes(b"x")
-    items = [(Item("a", SegmentName(EPOCH, seq, "0" * 32), 1), path) for seq in range(MAX_ITEMS + 1)]
+    items = [(Item("a", SegmentName(EPOCH, seq, xxh3(b"x")), 1), path) for seq in range(MAX_ITEMS + 1)]
     with pytest.raises(BundleError, match="4097 items"):
         Bundle(items)
     assert len(read_all(written(items[:-1]))) == MAX_ITEMS
