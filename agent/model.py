@@ -61,6 +61,7 @@ class State(StrEnum):
     SAFE = "safe"  # as many copies as the policy demands; the spool file may go
     RELEASED = "released"  # the spool file is gone
     REFUSED = "refused"  # the receiver will not take it; kept until a person decides
+    LOST = "lost"  # its spool file vanished or changed here before home called it safe
 
 
 @dataclass(frozen=True, slots=True)
