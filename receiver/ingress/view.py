@@ -1,0 +1,356 @@
+"""The add-only view of one session: what may be asked, and what each request does.
+
+Allowed: create an upload exclusively, write it from start to end, close it, rename it to its own name
+(which commits it), and read receipts. Folders are virtual and look alike whether or not anything is
+stored in them; a delivered file does not exist here. Whatever is not in the table is not supported.
+
+A request is answered at once where nothing has to be waited for; else its method gives an awaitable, and
+the requests behind it go on meanwhile: order matters per upload, and each upload keeps its own.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from receiver.ingress import wire
+from receiver.ingress.inbox import Arrival, Inbox
+from receiver.ingress.limits import Allowance
+from receiver.ingress.names import Kind, Spot, locate
+from receiver.model import Answer, Committer, Outcome, Upload
+from tape.clock import Clock
+from tape.errors import HometapeError, NameRefused
+from tape.log import get_logger
+
+_log = get_logger(__name__)
+
+Reply = bytes | Awaitable[bytes]
+
+EXTENSIONS = [b"posix-rename@openssh.com", b"fsync@openssh.com", b"limits@openssh.com"]
+_HARMLESS = wire.ATTR_MODE | wire.ATTR_TIMES
+_MAX_RECEIPTS = 4
+_MAX_FAILED = 64
+_RETRY = Outcome(Answer.RESEND, "the receiver could not store it")
+
+
+@dataclass(slots=True)
+class Serving:
+    """What all sessions of one agent share."""
+
+    agent: str
+    inbox: Inbox
+    committer: Committer
+    clock: Clock
+    allowance: Allowance
+    max_handles: int
+    stored: Callable[[str], int]
+
+
+class Host(Protocol):
+    """The session a view belongs to: told what is under way, so that it can slow its client down."""
+
+    def queued(self, size: int) -> None:
+        """So many more bytes wait for the disk (fewer, if negative)."""
+
+    def refused(self, what: str) -> None:
+        """A request was refused."""
+
+
+class View:
+    """One session's uploads and handles."""
+
+    def __init__(self, serving: Serving, host: Host) -> None:
+        self._serving = serving
+        self._host = host
+        self._uploads: dict[str, Arrival] = {}  # by the path of the .part
+        self._failed: dict[str, str] = {}  # closed in failure; why, for the rename that may follow
+        self._handles: dict[bytes, tuple[str, Arrival]] = {}
+        self._receipts: dict[bytes, bytes] = {}
+        self._last_handle = 0
+        self._ended = False
+        self._requests: dict[int, Callable[[int, wire.Fields], Reply]] = {
+            wire.OPEN: self._open,
+            wire.CLOSE: self._close,
+            wire.READ: self._read,
+            wire.STAT: self._stat,
+            wire.LSTAT: self._stat,
+            wire.FSTAT: self._fstat,
+            wire.SETSTAT: self._setstat,
+            wire.FSETSTAT: self._fsetstat,
+            wire.MKDIR: self._mkdir,
+            wire.REALPATH: self._realpath,
+            wire.RENAME: self._rename,
+        }
+        self._extended: dict[bytes, Callable[[int, wire.Fields], Reply]] = {
+            b"posix-rename@openssh.com": self._rename,
+            b"fsync@openssh.com": self._fsync,
+            b"limits@openssh.com": self._limits,
+        }
+
+    def answer(self, packet: memoryview) -> Reply:
+        """The answer to one request, from its type on; raises LinkError if it can't be read."""
+        fields = wire.Fields(packet, 1)
+        kind, number = packet[0], fields.u32()
+        if kind == wire.WRITE:
+            return self._write(number, fields)
+        name = fields.string() if kind == wire.EXTENDED else b""
+        method = self._extended.get(name) if kind == wire.EXTENDED else self._requests.get(kind)
+        if method is None:
+            return self._no(number, wire.OP_UNSUPPORTED, "not supported", f"request {kind} {name[:40]!r}")
+        return method(number, fields)
+
+    def end(self) -> None:
+        """The session is over: what was not delivered is deleted."""
+        self._ended = True
+        for arrival in self._uploads.values():
+            self._drop(arrival)
+        self._uploads.clear()
+        self._handles.clear()
+        self._receipts.clear()
+
+    # ------------------------------------------------------------------ uploads
+
+    def _open(self, number: int, fields: wire.Fields) -> Reply:
+        raw, flags = fields.string(), fields.u32()
+        fields.attrs()
+        fields.end()
+        spot = _spot(raw)
+        if spot is not None and spot.kind is Kind.RECEIPT and flags == wire.FLAG_READ:
+            return self._open_receipt(number, spot)
+        wanted = wire.FLAG_WRITE | wire.FLAG_CREATE
+        allowed = wanted | wire.FLAG_TRUNCATE | wire.FLAG_EXCLUSIVE
+        if spot is None or spot.kind is not Kind.PART or flags & wanted != wanted or flags & ~allowed:
+            return self._no(number, wire.PERMISSION_DENIED, _ONLY_PARTS, f"open {raw[:120]!r} {flags:#x}")
+        if spot.path in self._uploads:
+            return self._no(number, wire.FAILURE, "that upload exists already", f"open again {spot.path}")
+        if len(self._uploads) + len(self._receipts) >= self._serving.max_handles:
+            return self._no(number, wire.FAILURE, "resend: too many uploads at a time", "open: too many")
+        why = self._serving.allowance.begin(self._serving.stored(self._serving.agent))
+        if why:
+            return self._no(number, wire.FAILURE, why, "open: quota")
+        arrival = self._serving.inbox.arrive(lambda size: self._host.queued(-size))
+        self._uploads[spot.path] = arrival
+        self._failed.pop(spot.path, None)
+        handle = self._new_handle()
+        self._handles[handle] = (spot.path, arrival)
+        return wire.handle(number, handle)
+
+    def _write(self, number: int, fields: wire.Fields) -> Reply:
+        handle, offset, content = fields.string(), fields.u64(), fields.view()
+        fields.end()
+        found = self._handles.get(handle)
+        if found is None:
+            return self._no(number, wire.FAILURE, _NO_HANDLE, "write: no such handle")
+        arrival = found[1]
+        if offset != arrival.size:
+            arrival.fail("refused: an upload is written from start to end, without gaps")
+        elif len(content) > wire.MAX_WRITE:
+            arrival.fail(f"refused: a write holds {wire.MAX_WRITE} bytes at most")
+        elif not arrival.failed:
+            arrival.fail(self._serving.allowance.take(len(content), arrival.size))
+        if arrival.failed:
+            return self._no(number, wire.FAILURE, arrival.failed, f"write: {arrival.failed}")
+        if len(content):
+            self._host.queued(len(content))
+            arrival.write(content)
+        return wire.ok(number)
+
+    def _close(self, number: int, fields: wire.Fields) -> Reply:
+        handle = fields.string()
+        fields.end()
+        if self._receipts.pop(handle, None) is not None:
+            return wire.ok(number)
+        found = self._handles.pop(handle, None)
+        if found is None:
+            return self._no(number, wire.FAILURE, _NO_HANDLE, "close: no such handle")
+        return self._closed(number, *found)
+
+    async def _closed(self, number: int, path: str, arrival: Arrival) -> bytes:
+        why = await arrival.finish()
+        if not why:
+            return wire.ok(number)
+        if self._uploads.get(path) is arrival:
+            del self._uploads[path]
+            self._drop(arrival)
+            self._failed[path] = why
+            if len(self._failed) > _MAX_FAILED:
+                del self._failed[next(iter(self._failed))]
+        return self._no(number, wire.FAILURE, why, f"close: {why}")
+
+    def _fsync(self, number: int, fields: wire.Fields) -> Reply:
+        found = self._handles.get(fields.string())
+        fields.end()
+        if found is None:
+            return self._no(number, wire.FAILURE, _NO_HANDLE, "fsync: no such handle")
+        return self._synced(number, found[1])
+
+    async def _synced(self, number: int, arrival: Arrival) -> bytes:
+        why = await arrival.sync()
+        return self._no(number, wire.FAILURE, why, f"fsync: {why}") if why else wire.ok(number)
+
+    def _rename(self, number: int, fields: wire.Fields) -> Reply:
+        source, target = fields.string(), fields.string()
+        fields.end()
+        part, final = _spot(source), _spot(target)
+        if (
+            part is None
+            or final is None
+            or (part.kind, final.kind) != (Kind.PART, Kind.FINAL)
+            or (part.stream, part.name) != (final.stream, final.name)
+        ):
+            return self._no(number, wire.PERMISSION_DENIED, _ONLY_OWN_NAME, f"rename {source[:120]!r} {target[:120]!r}")
+        if part.path in self._failed:
+            return self._no(number, wire.FAILURE, self._failed.pop(part.path), f"rename of failed {part.path}")
+        arrival = self._uploads.get(part.path)
+        if arrival is None:
+            return self._no(number, wire.NO_SUCH_FILE, _NO_FILE, f"rename {part.path}: no such upload")
+        if any(open_one is arrival for _, open_one in self._handles.values()):
+            return self._no(number, wire.FAILURE, "close the upload before renaming it", f"rename of open {part.path}")
+        del self._uploads[part.path]
+        return self._deliver(number, final, arrival)
+
+    async def _deliver(self, number: int, spot: Spot, arrival: Arrival) -> bytes:
+        why = await arrival.finish()
+        if why:
+            self._drop(arrival)
+            return self._no(number, wire.FAILURE, why, f"rename: {why}")
+        outcome = await self._commit(spot, arrival)
+        self._serving.allowance.give_back(arrival.size)
+        if outcome.ok:
+            return wire.ok(number)
+        word = {Answer.QUARANTINED: "refused", Answer.CONFLICT: "conflict"}.get(outcome.answer, "resend")
+        return self._no(number, wire.FAILURE, f"{word}: {outcome.reason}", f"rename: {word}")
+
+    async def _commit(self, spot: Spot, arrival: Arrival) -> Outcome:
+        assert spot.name is not None
+        serving = self._serving
+        upload = Upload(
+            agent=serving.agent,
+            stream=spot.stream,
+            name=spot.name,
+            path=arrival.path,
+            size=arrival.size,
+            digest=arrival.digest,
+            received_ns=serving.clock.now_ns(),
+        )
+        try:
+            return await serving.committer.commit(upload)
+        except (HometapeError, OSError) as error:
+            _log.error("an upload could not be committed", agent=serving.agent, path=spot.path, error=str(error))
+            arrival.discard()
+            return _RETRY
+
+    def _drop(self, arrival: Arrival) -> None:
+        arrival.discard()
+        self._serving.allowance.give_back(arrival.size)
+
+    # ----------------------------------------------------------------- receipts
+
+    async def _open_receipt(self, number: int, spot: Spot) -> bytes:
+        if len(self._receipts) >= _MAX_RECEIPTS:
+            return self._no(number, wire.FAILURE, "too many receipts open", "open: too many receipts")
+        content = await self._receipt(spot)
+        if content is None or self._ended:
+            return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
+        handle = self._new_handle()
+        self._receipts[handle] = content
+        return wire.handle(number, handle)
+
+    async def _receipt(self, spot: Spot) -> bytes | None:
+        try:
+            return await self._serving.committer.receipt(self._serving.agent, spot.stream)
+        except (HometapeError, OSError) as error:
+            _log.error("no receipt could be made", agent=self._serving.agent, stream=spot.stream, error=str(error))
+            return None
+
+    def _read(self, number: int, fields: wire.Fields) -> Reply:
+        handle, offset, length = fields.string(), fields.u64(), fields.u32()
+        fields.end()
+        content = self._receipts.get(handle)
+        if content is None:
+            return self._no(number, wire.PERMISSION_DENIED, "only receipts can be read", "read")
+        piece = content[offset : offset + min(length, wire.MAX_READ)]
+        return wire.data(number, piece) if piece else wire.status(number, wire.EOF, "end of file")
+
+    # ------------------------------------------------------ what surrounds them
+
+    def _stat(self, number: int, fields: wire.Fields) -> Reply:
+        spot = _spot(fields.string())
+        fields.end()
+        if spot is not None and spot.kind is Kind.FOLDER:
+            return wire.folder_attrs(number)
+        if spot is not None and spot.path in self._uploads:
+            return wire.file_attrs(number, self._uploads[spot.path].size)
+        if spot is not None and spot.kind is Kind.RECEIPT:
+            return self._stat_receipt(number, spot)
+        return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
+
+    async def _stat_receipt(self, number: int, spot: Spot) -> bytes:
+        content = await self._receipt(spot)
+        if content is None:
+            return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
+        return wire.file_attrs(number, len(content))
+
+    def _fstat(self, number: int, fields: wire.Fields) -> Reply:
+        handle = fields.string()
+        fields.end()
+        if handle in self._handles:
+            return wire.file_attrs(number, self._handles[handle][1].size)
+        if handle in self._receipts:
+            return wire.file_attrs(number, len(self._receipts[handle]))
+        return self._no(number, wire.FAILURE, _NO_HANDLE, "fstat: no such handle")
+
+    def _setstat(self, number: int, fields: wire.Fields) -> Reply:
+        spot, flags = _spot(fields.string()), fields.attrs()
+        own = spot is not None and spot.path in self._uploads
+        return self._harmless(number, flags, own=own)
+
+    def _fsetstat(self, number: int, fields: wire.Fields) -> Reply:
+        own, flags = fields.string() in self._handles, fields.attrs()
+        return self._harmless(number, flags, own=own)
+
+    def _harmless(self, number: int, flags: int, *, own: bool) -> bytes:
+        """Mode and times of an own upload may be set, to no effect: clients do it by habit."""
+        if own and not flags & ~_HARMLESS:
+            return wire.ok(number)
+        return self._no(number, wire.PERMISSION_DENIED, "attributes can't be set", f"setstat {flags:#x}")
+
+    def _mkdir(self, number: int, fields: wire.Fields) -> Reply:
+        raw = fields.string()
+        fields.attrs()
+        fields.end()
+        spot = _spot(raw)
+        if spot is not None and spot.kind is Kind.FOLDER:
+            return wire.ok(number)
+        return self._no(number, wire.PERMISSION_DENIED, "no folder may have that name", f"mkdir {raw[:120]!r}")
+
+    def _realpath(self, number: int, fields: wire.Fields) -> Reply:
+        spot = _spot(fields.string())
+        fields.end()
+        if spot is None:
+            return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
+        return wire.path(number, spot.path)
+
+    def _limits(self, number: int, fields: wire.Fields) -> Reply:
+        fields.end()
+        return wire.limits(number, self._serving.max_handles)
+
+    def _new_handle(self) -> bytes:
+        self._last_handle += 1
+        return self._last_handle.to_bytes(8, "big")
+
+    def _no(self, number: int, code: int, message: str, what: str) -> bytes:
+        self._host.refused(what)
+        return wire.status(number, code, message)
+
+
+_NO_FILE = "no such file"
+_NO_HANDLE = "no such handle"
+_ONLY_PARTS = "uploads are created as <stream>/<name>.part and written once; nothing else can be opened"
+_ONLY_OWN_NAME = "an upload is renamed to its own name without .part, nothing else"
+
+
+def _spot(raw: bytes) -> Spot | None:
+    try:
+        return locate(raw)
+    except NameRefused:
+        return None
