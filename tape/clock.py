@@ -29,6 +29,11 @@ class Clock:
 SYSTEM = Clock()
 
 
+def pause(seconds: float) -> None:
+    """Block this thread for a moment: for retries of a disk operation, never on an event loop."""
+    time.sleep(seconds)
+
+
 @dataclass
 class ManualClock(Clock):
     """A clock that only moves when told to: for tests and simulations. Times in ns."""

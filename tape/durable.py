@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from tape.clock import pause
 from tape.errors import AlreadyThere, DiskError, DiskFull, SyncFailed
 
 WINDOWS = sys.platform == "win32"
@@ -24,6 +25,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENO
 _NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 TEMP_PREFIX = ".tmp-"
 SYNC_ALL_ABOVE = 8
+_IN_USE = {5, 32}  # Windows: access denied, sharing violation
+_IN_USE_TRIES, _IN_USE_WAIT = 40, 0.025
 
 
 @contextlib.contextmanager
@@ -125,7 +128,7 @@ class Disk:
         """
         with named(final, "naming"):
             if WINDOWS:
-                temp.rename(final)  # refuses an existing name there
+                _when_free(lambda: temp.rename(final))  # refuses an existing name there
                 return
             try:
                 os.link(temp, final, follow_symlinks=False)
@@ -161,8 +164,12 @@ class Disk:
     def replace(self, final: Path, data: bytes) -> None:
         """Replace a small file (a receipt, a generated page) durably, all or nothing. Never for segments."""
         temp = self._write_temp(final.parent, data)
-        with named(final, "replacing"):
-            temp.replace(final)
+        try:
+            with named(final, "replacing"):
+                _when_free(lambda: temp.replace(final))
+        except DiskError:
+            self.remove(temp)
+            raise
         self.sync_dir(final.parent)
 
     def append(self, path: Path, data: bytes) -> None:
@@ -201,6 +208,20 @@ class Disk:
                 self.remove(temp)
                 raise
         return temp
+
+
+def _when_free(rename: Callable[[], object]) -> None:
+    """Rename; on Windows, where an open file can't be, again for a second while another program holds it."""
+    for _ in range(_IN_USE_TRIES):
+        try:
+            rename()
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _IN_USE:
+                raise
+        else:
+            return
+        pause(_IN_USE_WAIT)
+    rename()
 
 
 def is_temp(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -141,8 +142,17 @@ def test_errors_name_the_path(tmp_path: Path) -> None:
     """An error of the system becomes one of ours that names the file."""
     with pytest.raises(DiskError, match="missing"):
         DISK.sync_path(tmp_path / "missing")
-    with pytest.raises(DiskError, match="reading /some/where failed"), named(Path("/some/where"), "reading"):
+    place = tmp_path / "some where"
+    with pytest.raises(DiskError, match=re.escape(f"reading {place} failed")), named(place, "reading"):
         raise OSError(errno.EIO, "input/output error")
+
+
+def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """When a file can't be replaced, the new bytes are cleared away."""
+    (tmp_path / "name").mkdir()
+    with pytest.raises(DiskError, match="replacing"):
+        DISK.replace(tmp_path / "name", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
 
 
 def test_a_failed_fsync_is_not_an_ordinary_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
