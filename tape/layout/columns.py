@@ -1,0 +1,106 @@
+"""One place that knows every form: its Arrow type, its parser, its writer."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tape.layout import moments, numbers, texts
+from tape.layout.model import PAYLOAD, RAW, RECEIVED, Column, Layout, Moment, Number, Quoting, Shape
+from tape.layout.scan import Fields
+from tape.layout.words import Mask, Token, assemble, constant, masked
+
+STAMPS = pa.timestamp("ns", "UTC")
+
+
+def storage(column: Column) -> pa.DataType:
+    """The Arrow type that holds a column while it is built."""
+    form = column.form
+    if isinstance(form, Number):
+        return numbers.storage(form)
+    if isinstance(form, Moment):
+        return moments.storage(form)
+    return texts.storage(form)
+
+
+def schema(layout: Layout) -> pa.Schema:
+    """The Arrow schema of a segment: receive time, the source's columns or the payload, and strays if any."""
+    fields = [pa.field(RECEIVED, STAMPS)]
+    if layout.shape is Shape.DELIMITED:
+        fields += [pa.field(column.name, storage(column)) for column in layout.columns]
+    else:
+        fields.append(pa.field(PAYLOAD, pa.binary()))
+    if layout.strays:
+        fields.append(pa.field(RAW, pa.binary()))
+    return pa.schema(fields)
+
+
+def reads_as(expected: pa.DataType, found: pa.DataType) -> bool:
+    """Whether Parquet gives a column of the expected type back as the found one."""
+    if pa.types.is_decimal64(expected):
+        return bool(found == pa.decimal128(expected.precision, expected.scale))
+    return bool(found == expected)
+
+
+def parse(column: Column, delimiter: str, fields: Fields, index: int) -> tuple[pa.Array, Mask | None]:
+    """Values of one column and which of its fields are in the column's form (None: all)."""
+    form, starts, ends = column.form, fields.starts[index], fields.ends[index]
+    if not isinstance(form, Number | Moment):
+        return texts.parse(form, column.quoting, delimiter, fields.text, starts, ends)
+    wrapped = None
+    if column.quoting is Quoting.ALWAYS:
+        empty = starts == ends
+        wrapped = texts.quoted(fields.text, starts, ends)
+        wrapped &= ends - starts > 2  # two quotes around nothing are not the null of a number
+        starts = starts + wrapped
+        ends = ends - wrapped
+        wrapped |= empty
+    if isinstance(form, Number):
+        values, good = numbers.parse(form, fields.text, starts, ends)
+    else:
+        values, good = moments.parse(form, fields.text, starts, ends)
+    if wrapped is not None and not wrapped.all():
+        good = wrapped if good is None else good & wrapped
+    return values, good
+
+
+def tokens(column: Column, delimiter: str, values: pa.Array) -> list[Token] | None:
+    """Tokens of a column's text; None if it is better written as an array of texts."""
+    form = column.form
+    if isinstance(form, Number) and not form.wide:
+        plain = numbers.tokens(form, values)
+    elif isinstance(form, Moment):
+        plain = moments.tokens(form, values)
+    else:
+        return texts.tokens_of(text_of(column, delimiter, values))
+    if column.quoting is Quoting.ALWAYS:
+        plain = [*constant(b'"'), *plain, *constant(b'"')]
+        if values.null_count:
+            plain = masked(plain, values.is_valid().to_numpy(zero_copy_only=False))
+    return plain
+
+
+def text_of(column: Column, delimiter: str, values: pa.Array) -> pa.Array:
+    """A column's text as a binary array without nulls."""
+    form = column.form
+    if not isinstance(form, Number | Moment):
+        return texts.text_of(column.quoting, delimiter, values)
+    if isinstance(form, Number) and form.wide:
+        text = numbers.wide_text(form, values)
+        if column.quoting is not Quoting.ALWAYS:
+            return text
+        quoted = texts.text_of(Quoting.ALWAYS, delimiter, text)
+        return pa.array([], pa.binary()) if not len(text) else _where_present(values, quoted)
+    pieces = tokens(column, delimiter, values) or []
+    return as_array(pieces, len(values))
+
+
+def _where_present(values: pa.Array, text: pa.Array) -> pa.Array:
+    return pc.if_else(values.is_valid(), text, pa.scalar(b"", pa.binary()))
+
+
+def as_array(pieces: list[Token], rows: int) -> pa.Array:
+    """The rows' text as a binary array."""
+    data, ends = assemble(pieces, rows)
+    offsets = np.zeros(rows + 1, np.int32)
+    offsets[1:] = ends
+    return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)])

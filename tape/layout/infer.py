@@ -1,0 +1,207 @@
+"""What a sample looks like. A wrong guess costs space, never truth: every row is proven later."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from tape.layout import columns, frames, moments
+from tape.layout.model import (
+    LINES,
+    MAX_COLUMNS,
+    Column,
+    Form,
+    Format,
+    Layout,
+    Moment,
+    Number,
+    Plain,
+    Quoting,
+    Shape,
+    sanitised,
+)
+from tape.layout.scan import Fields, fields_of, fitting_lines, lines_of, slices
+from tape.layout.texts import quoted
+from tape.layout.words import Mask, Text
+
+SAMPLE_BYTES = 1 << 20
+SAMPLE_LINES = 2000
+SAMPLE_VALUES = 4000
+_NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
+_WORD = re.compile(r"[^\W\d][\w .<>/%()#\[\]:+-]{0,99}")
+_BOM = b"\xef\xbb\xbf"
+_SHARE_OF_LINES = 0.8
+
+
+def guessed(sample: bytes, format: Format, *, at_start: bool) -> Layout | None:  # noqa: A002  (the word for it)
+    """A layout for a sample on its own; None where there is no line to go by."""
+    lines = _sample_lines(sample)
+    return _fresh(sample[:SAMPLE_BYTES], lines, format, at_start=at_start) if lines else None
+
+
+def _sample_lines(sample: bytes) -> list[bytes]:
+    return [line for line in sample[: 1 << 18].split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES] if line.strip()]
+
+
+def _fresh(sample: bytes, lines: list[bytes], format: Format, *, at_start: bool) -> Layout:  # noqa: A002
+    eol = "\r\n" if 2 * sum(line.endswith(b"\r") for line in lines) > len(lines) else "\n"
+    if format in {Format.AUTO, Format.FRAMES}:
+        stamp = frames.detect(lines)
+        if stamp is None and format is Format.FRAMES:
+            return Layout(Shape.FRAMES, eol=eol)
+        if stamp is not None:
+            return Layout(Shape.FRAMES, eol=eol, stamp=stamp)
+    if format is Format.LINES:
+        return replace(LINES, eol=eol)
+    delimiter = _delimiter(lines, format)
+    if delimiter is None:
+        return replace(LINES, eol=eol)
+    return _delimited(sample, lines, eol, delimiter, at_start=at_start)
+
+
+def _delimiter(lines: list[bytes], format: Format) -> str | None:  # noqa: A002
+    """The delimiter that gives most lines the same number of fields; None where no such thing shows."""
+    choices = {Format.TSV: "\t", Format.CSV: ",;|"}.get(format, "\t,;|")
+    if format is Format.AUTO and 2 * sum(line.lstrip()[:1] in {b"{", b"["} for line in lines) > len(lines):
+        return None
+    best: tuple[float, int, str] | None = None
+    for choice in choices:
+        count, share = _modal(lines, choice.encode())
+        if count >= 2 and count <= MAX_COLUMNS and (best is None or (share, count) > best[:2]):
+            best = (share, count, choice)
+    if best is not None and (best[0] >= _SHARE_OF_LINES or format is not Format.AUTO):
+        return best[2]
+    return choices[0] if format is not Format.AUTO else None
+
+
+def _modal(lines: list[bytes], delimiter: bytes) -> tuple[int, float]:
+    """The most frequent number of fields, outside quotes, and the share of lines that have it."""
+    counts = Counter(_count(line, delimiter) for line in lines)
+    count, times = max(counts.items(), key=lambda item: (item[1], item[0]))
+    return count, times / len(lines)
+
+
+def _count(line: bytes, delimiter: bytes) -> int:
+    if b'"' not in line:
+        return line.count(delimiter) + 1
+    return sum(part.count(delimiter) for part in line.split(b'"')[::2]) + 1
+
+
+def _delimited(sample: bytes, lines: list[bytes], eol: str, delimiter: str, *, at_start: bool) -> Layout:
+    count, _ = _modal(lines, delimiter.encode())
+    text = Text(sample)
+    plain = Layout(Shape.DELIMITED, eol, delimiter, tuple(Column(f"c{k}") for k in range(count)))
+    quoting = replace(plain, quotes=True)
+    found = lines_of(text)
+    with_quotes, without = fitting_lines(text, found, quoting), fitting_lines(text, found, plain)
+    layout, fit = (quoting, with_quotes) if with_quotes.sum() >= without.sum() else (plain, without)
+    header = _header(lines, layout, count) if at_start else None
+    if header is not None and len(fit):
+        fit = fit.copy()
+        fit[0] = False
+    fields = chosen_fields(text, fit, layout)
+    if fields is not None:
+        forms = inferred(fields, layout)
+        layout = replace(layout, columns=tuple(forms))
+    if header is not None and (fields is None or any(not isinstance(c.form, Plain) for c in layout.columns)):
+        names = sanitised(header)
+        named = zip(layout.columns, names, header, strict=True)
+        layout = replace(layout, columns=tuple(replace(c, name=n, header=h) for c, n, h in named))
+    elif header is not None:
+        fields = chosen_fields(text, with_quotes if layout.quotes else without, layout)
+        layout = replace(layout, columns=tuple(inferred(fields, layout))) if fields is not None else layout
+    return layout
+
+
+def _header(lines: list[bytes], layout: Layout, count: int) -> list[str] | None:
+    """The names in the first line, if it can be a header."""
+    line = lines[0].removeprefix(_BOM).rstrip(b"\r\n")
+    names = [name.decode("utf-8", "replace") for name in _split(line, layout.delimiter.encode())]
+    if len(names) != count or not all(_WORD.fullmatch(name.strip().strip('"')) for name in names):
+        return None
+    return names if len({name.casefold() for name in names}) == len(names) else None
+
+
+def _split(line: bytes, delimiter: bytes) -> list[bytes]:
+    fields, inside, piece = [], False, b""
+    for part in line.split(delimiter):
+        piece = piece + delimiter + part if inside else part
+        inside = piece.count(b'"') % 2 == 1
+        if not inside:
+            fields.append(piece)
+    return [*fields, piece] if inside else fields
+
+
+def chosen_fields(text: Text, fit: Mask, layout: Layout) -> Fields | None:
+    """Fields of the chosen lines alone; None if there are none."""
+    if not fit.any():
+        return None
+    if not fit.all():
+        lines = lines_of(text)
+        text = Text(b"".join(slices(text, lines.starts, lines.ends).filter(fit).to_pylist()))
+    return fields_of(text, layout)
+
+
+def inferred(fields: Fields, layout: Layout) -> list[Column]:
+    """Each column of the layout with the form that its fields want."""
+    return [replace(column, **_wanted(fields, layout, k)) for k, column in enumerate(layout.columns)]
+
+
+def _wanted(fields: Fields, layout: Layout, index: int) -> dict[str, Form | Quoting]:
+    starts, ends = fields.starts[index], fields.ends[index]
+    wrapped = quoted(fields.text, starts, ends)
+    filled = starts < ends
+    if layout.quotes and wrapped.any() and bool((wrapped | ~filled).all()):
+        quoting = Quoting.ALWAYS
+        starts, ends = starts + wrapped, ends - wrapped
+    else:
+        quoting = Quoting.MINIMAL if layout.quotes else Quoting.NONE
+    step = max(1, len(starts) // SAMPLE_VALUES)
+    form = form_of(slices(fields.text, starts[::step], ends[::step]).to_pylist())
+    if isinstance(form, Moment):
+        form = _confirmed(form, fields, index, quoting)
+    if quoting is Quoting.MINIMAL and not isinstance(form, Plain):
+        quoting = Quoting.NONE
+    return {"form": form, "quoting": quoting}
+
+
+def _confirmed(form: Form, fields: Fields, index: int, quoting: Quoting) -> Form:
+    _, good = columns.parse(Column("c", form, quoting), ",", fields, index)
+    missed = 0 if good is None else int(np.count_nonzero(~good))
+    return form if missed <= _few(fields.rows) else Plain()
+
+
+def _few(count: int) -> int:
+    return max(count // 100, min(count // 10, 16))
+
+
+def form_of(values: Iterable[bytes]) -> Form:
+    """The narrowest form that all but a few of some fields are in; a whole number where all are empty."""
+    filled = [value for value in values if value]
+    if not filled:
+        return Number()
+    numbers = [match for value in filled if (match := _NUMBER.fullmatch(value))]
+    if len(filled) - len(numbers) <= _few(len(filled)):
+        return _number_of(numbers)
+    for form in moments.candidates(Counter(filled).most_common(1)[0][0]):
+        if sum(len(value) == len(form.pattern) for value in filled) >= len(filled) - _few(len(filled)):
+            return form
+    return Plain()
+
+
+def _number_of(matches: list[re.Match[bytes]]) -> Form:
+    wholes = [match[1] for match in matches]
+    fractions = [match[2] or b"" for match in matches]
+    scale, least = max(map(len, fractions)), min(map(len, fractions))
+    if any(len(part) > least and part.endswith(b"0") for part in fractions):
+        return Plain()
+    padded = [len(whole) for whole in wholes if len(whole) > 1 and whole.startswith(b"0")]
+    pad = max(padded, default=1)
+    if pad > 18 or (padded and min(map(len, wholes)) < pad):
+        return Plain()
+    longest = max(map(len, wholes))
+    if longest + scale <= 18 or (scale == 0 and all(int(whole) < 1 << 63 for whole in wholes)):
+        return Number(scale, least, pad)
+    return Number(scale, least, pad, wide=True) if longest + scale <= 38 else Plain()

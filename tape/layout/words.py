@@ -1,0 +1,245 @@
+"""Eight bytes at a time: digits read from text and text written from digits, whole columns at once.
+
+A *word* is eight bytes of text in one uint64, the first character in the lowest byte. Reading a
+number gathers the words that end where its field ends; writing one computes words and scatters
+them, each followed by whatever comes next, so that the garbage behind a short word is overwritten.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+PAD = 8
+BLOCK_ROWS = 1 << 13
+
+_ZEROS = np.uint64(0x3030303030303030)
+_OVER_NINE = np.uint64(0x7676767676767676)
+_HIGH_BITS = np.uint64(0x8080808080808080)
+POWERS = np.array([10**k for k in range(19)], dtype=np.int64)
+
+
+class Text:
+    """Some bytes of a source, padded so that any eight bytes before or after a position can be gathered."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self.size = len(data)
+        self._padded = np.zeros(self.size + 2 * PAD, np.uint8)
+        self._padded[PAD : PAD + self.size] = np.frombuffer(data, np.uint8)
+        self.bytes: Bytes = self._padded[PAD : PAD + self.size]
+        self._words = _overlapping(self._padded)
+
+    def at(self, positions: Ints) -> Bytes:
+        """The byte at each position; 0 just before the start and after the end (-8 .. size + 7)."""
+        found: Bytes = self._padded[positions + PAD]
+        return found
+
+    def words_before(self, ends: Ints) -> Words:
+        """The eight bytes that end before each position."""
+        found: Words = self._words[ends]
+        return found
+
+    def words_from(self, starts: Ints) -> Words:
+        """The eight bytes that start at each position."""
+        found: Words = self._words[starts + PAD]
+        return found
+
+    @cached_property
+    def has_quotes(self) -> bool:
+        """Whether there is any double quote."""
+        return bool((self.bytes == ord('"')).any())
+
+    @cached_property
+    def points(self) -> Ints:
+        """Positions of every full stop."""
+        return np.flatnonzero(self.bytes == ord("."))
+
+
+def _overlapping(data: Bytes) -> Words:
+    return np.ndarray((len(data) - 7,), np.dtype("<u8"), buffer=data.data, strides=(1,))
+
+
+def _eight(words: Words, lengths: Ints | int) -> tuple[Words, Words]:
+    """Value of the last `lengths` (<= 8) digits of each word, and non-zero where one is no digit."""
+    words ^= _ZEROS
+    if isinstance(lengths, int):
+        shift: Words | np.uint64 = np.uint64(8 * (8 - lengths))
+    else:
+        shift = (8 - lengths).astype(np.uint64)
+        shift <<= np.uint64(3)
+    words >>= shift  # shifting by 64 gives 0, as it should for no digits
+    words <<= shift
+    bad = words + _OVER_NINE
+    bad |= words
+    bad &= _HIGH_BITS
+    words *= np.uint64(10 * 256 + 1)
+    words >>= np.uint64(8)
+    words &= np.uint64(0x00FF00FF00FF00FF)
+    words *= np.uint64(100 * 65536 + 1)
+    words >>= np.uint64(16)
+    words &= np.uint64(0x0000FFFF0000FFFF)
+    words *= np.uint64(10000 * (1 << 32) + 1)
+    words >>= np.uint64(32)
+    return words, bad
+
+
+def read_digits(text: Text, ends: Ints, lengths: Ints | int) -> tuple[Words, Mask]:
+    """Unsigned value of the `lengths` (0 .. 19) bytes before each end, and whether all of them are digits.
+
+    Lengths must not reach before the start of the text; where the mask is false the value means nothing.
+    """
+    longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=0))
+    first = min(lengths, 8) if isinstance(lengths, int) else (np.minimum(lengths, 8) if longest > 8 else lengths)
+    value, bad = _eight(text.words_before(ends), first)
+    for part in (1, 2):
+        done = 8 * part
+        if longest <= done:
+            break
+        if isinstance(lengths, int):
+            more: Ints | int = min(lengths - done, 8)
+        else:
+            more = np.clip(lengths - done, 0, 8)
+        high, wrong = _eight(text.words_before(np.maximum(ends - done, 0)), more)
+        value += high * np.uint64(10**done)
+        bad |= wrong
+    return value, bad == 0
+
+
+def count_digits(values: Words) -> Ints:
+    """How many decimal digits each value (< 10^19) has; 1 for 0."""
+    count = np.ones(len(values), np.int64)
+    top = int(values.max(initial=0))
+    for k in range(1, 20):
+        if top < 10**k:
+            break
+        count += values >= np.uint64(10**k)
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One piece of every row's text: a word per row (or one for all) and how many of its bytes count (0 .. 8)."""
+
+    words: Words | int
+    lengths: Ints | int
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest."""
+        return self.lengths if isinstance(self.lengths, int) else int(self.lengths.max(initial=0))
+
+
+def constant(text: bytes) -> list[Token]:
+    """Tokens that write the same text in every row."""
+    pieces = [text[k : k + 8] for k in range(0, len(text), 8)]
+    return [Token(int.from_bytes(piece, "little"), len(piece)) for piece in pieces]
+
+
+def _ascii(values: Words) -> Words:
+    """Eight ASCII digits, leading zeros included, of each value < 10^8."""
+    high = values // np.uint64(10000)
+    pairs = values - high * np.uint64(10000)
+    pairs <<= np.uint64(32)
+    pairs |= high
+    high = pairs * np.uint64(5243)
+    high >>= np.uint64(19)
+    high &= np.uint64(0x0000007F0000007F)
+    pairs -= high * np.uint64(100)
+    pairs <<= np.uint64(16)
+    pairs |= high
+    high = pairs * np.uint64(103)
+    high >>= np.uint64(10)
+    high &= np.uint64(0x000F000F000F000F)
+    pairs -= high * np.uint64(10)
+    pairs <<= np.uint64(8)
+    pairs |= high
+    pairs |= _ZEROS
+    return pairs
+
+
+def _left(words: Words, lengths: Ints | int) -> Words:
+    if isinstance(lengths, int):
+        return words >> np.uint64(8 * (8 - lengths))
+    shift = (8 - lengths).astype(np.uint64)
+    shift <<= np.uint64(3)
+    shifted: Words = words >> shift
+    return shifted
+
+
+def write_digits(values: Words, lengths: Ints | int) -> list[Token]:
+    """Tokens of each value (< 10^19) as exactly `lengths` (0 .. 19) digits, zeros in front where it has fewer."""
+    longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=0))
+    tokens: list[Token] = []
+    parts = max(1, -(-longest // 8))
+    rest = values
+    for part in range(parts):
+        if part + 1 < parts:
+            high = rest // np.uint64(10**8)
+            low = rest - high * np.uint64(10**8)
+            rest = high
+        else:
+            low = rest
+        if isinstance(lengths, int):
+            count: Ints | int = min(lengths - 8 * part, 8)
+        elif parts == 1:
+            count = lengths
+        else:
+            count = np.clip(lengths - 8 * part, 0, 8)
+        tokens.append(Token(_left(_ascii(low), count), count))
+    return tokens[::-1]
+
+
+def appended(tokens: Sequence[Token], text: bytes) -> list[Token]:
+    """The same tokens with a constant text behind: in the last word where there is room for it."""
+    if not text:
+        return list(tokens)
+    if not tokens or tokens[-1].longest + len(text) > 8:
+        return [*tokens, *constant(text)]
+    last = tokens[-1]
+    tail = int.from_bytes(text, "little")
+    if isinstance(last.lengths, int):
+        if isinstance(last.words, int):
+            kept = last.words & ((1 << 8 * last.lengths) - 1)
+            joined: Words | int = kept | tail << 8 * last.lengths
+        else:
+            room = np.uint64((1 << 8 * last.lengths) - 1)
+            joined = last.words & room | np.uint64(tail << 8 * last.lengths)
+        return [*tokens[:-1], Token(joined, last.lengths + len(text))]
+    shift = last.lengths.astype(np.uint64)
+    shift <<= np.uint64(3)
+    room = (np.uint64(1) << shift) - np.uint64(1)
+    words = np.uint64(last.words) if isinstance(last.words, int) else last.words
+    return [*tokens[:-1], Token(words & room | np.uint64(tail) << shift, last.lengths + len(text))]
+
+
+def masked(tokens: Sequence[Token], keep: Mask) -> list[Token]:
+    """The same tokens, empty in the rows where `keep` is false."""
+    return [Token(token.words, keep * np.int64(1) * token.lengths) for token in tokens]
+
+
+def assemble(tokens: Sequence[Token], rows: int) -> tuple[Bytes, Ints]:
+    """The text of all rows one after the other, and where each row's text ends."""
+    if rows == 0 or not tokens:
+        return np.empty(0, np.uint8), np.zeros(rows, np.int64)
+    lengths = np.empty((rows, len(tokens)), np.int64)
+    for k, token in enumerate(tokens):
+        lengths[:, k] = token.lengths
+    ends = np.cumsum(lengths.reshape(-1))
+    out = np.empty(int(ends[-1]) + 8, np.uint8)
+    into = _overlapping(out)
+    for start in range(0, rows, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, rows)
+        words = np.empty((stop - start, len(tokens)), np.uint64)
+        for k, token in enumerate(tokens):
+            words[:, k] = token.words if isinstance(token.words, int) else token.words[start:stop]
+        block = slice(start * len(tokens), stop * len(tokens))
+        # Ascending positions, written in this order: each word overwrites what the one before left behind itself.
+        into[ends[block] - lengths.reshape(-1)[block]] = words.reshape(-1)
+    return out[:-8], ends[len(tokens) - 1 :: len(tokens)]
