@@ -22,10 +22,13 @@ CLOCK_ROOMS = {
     "tape/clock.py": "it is the room of time and chance",
     "tests/support/waiting.py": "waiting for a condition, with a deadline",
     "tests/support/proxy.py": "delays are what it is for",
+    "tests/process/test_road.py": "the moment of a kill and a bot's pace are drawn from a seed",
 }
 POSIX_ROOMS = {
     "tape/console.py": "asks for root only where there is one",
     "tape/notify.py": "systemd's socket; silent where there is none",
+    "agent/sources/handles.py": "opens and reads files the way each system allows it beside a writer",
+    "receiver/inspect.py": "limits its own process where the system can; elsewhere the parent watches it",
     "receiver/targets/directory.py": "drops cached pages before reading back, where the system can",
 }
 
