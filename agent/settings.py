@@ -53,6 +53,14 @@ class SpoolSettings(Section):
     )
 
 
+class AlarmSettings(Section):
+    """What `tape-agent status` calls a warning or critical."""
+
+    warn_after: Duration = Field(900, description="warning: a sealed segment waits this long for home to hold it")
+    critical_after: Duration = Field(26 * 3600, description="critical: it waits this long")
+    warn_spool: float = Field(0.8, ge=0, le=1, description="warning: this share of spool.max_bytes is in use")
+
+
 class SealSettings(Section):
     """When a segment is sealed, and how."""
 
@@ -123,6 +131,7 @@ class AgentSettings(Section):
     receiver: ReceiverSettings = ReceiverSettings()
     spool: SpoolSettings = SpoolSettings()
     seal: SealSettings = SealSettings()
+    alarm: AlarmSettings = AlarmSettings()
     source: list[SourceSettings] = Field(default_factory=list, description="the sources")
 
     @field_validator("agent")

@@ -172,6 +172,14 @@ class Disk:
             raise
         self.sync_dir(final.parent)
 
+    def replace_loosely(self, final: Path, data: bytes) -> None:
+        """Replace a file that is rewritten all the time and worth nothing after a crash: whole, but not fsynced."""
+        temp = self.temp_path(final.parent)
+        with self.create(temp) as file:
+            self.write_all(file, data)
+        with named(final, "replacing"):
+            temp.replace(final)
+
     def append(self, path: Path, data: bytes) -> None:
         """Append to a file (created when missing) and fsync it."""
         fresh = not path.exists()

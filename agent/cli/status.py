@@ -1,0 +1,70 @@
+"""`tape-agent status`: what waits on this server, and why."""
+
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from agent import status as facts_of
+from agent.cli.options import ConfigOption, JsonOption, settings_from
+from agent.outbox import Outbox
+from tape.clock import SYSTEM
+from tape.console import UNKNOWN, err, out, print_json
+from tape.errors import StoreLocked
+from tape.settings import show_size
+
+HELP = "Show streams, spool and link; exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
+
+
+def status(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show streams, spool and link."""
+    settings = settings_from(config)
+    facts: dict[str, Any] = {}
+    if (settings.state / "outbox.db").exists():
+        try:
+            outbox = Outbox.open(settings.state, settings.agent, clock=SYSTEM)
+        except StoreLocked:
+            facts = facts_of.read(settings.state, clock=SYSTEM)
+        else:
+            try:
+                facts = facts_of.collect(settings, outbox, clock=SYSTEM)
+            finally:
+                outbox.close()
+    if not facts:
+        err.print(f"nothing is known yet: {settings.state} holds no outbox of a running agent", markup=False)
+        err.print("hint: tape-agent run", markup=False)
+        raise typer.Exit(UNKNOWN)
+    if json:
+        print_json(facts)
+    else:
+        show(facts)
+    raise typer.Exit(facts_of.exit_code(facts))
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print the facts for a person."""
+    out.print(f"agent {facts['agent']}  epoch {facts['epoch']}  {'running' if facts['running'] else 'not running'}")
+    table = Table("stream", box=None)
+    for title in ("rows", "segments", "to send", "held", "refused", "waiting for"):
+        table.add_column(title, justify="right")
+    for stream in facts["streams"]:
+        states, waits = stream["states"], stream["oldest_unsent_s"]
+        table.add_row(
+            stream["stream"],
+            f"{stream['rows']:,}",
+            f"{stream['segments']:,}",
+            f"{states.get('sealed', 0):,}",
+            f"{states.get('held', 0) + states.get('safe', 0):,}",
+            f"{states.get('refused', 0) + states.get('lost', 0):,}",
+            "" if waits is None else f"{waits:.0f} s",
+        )
+    out.print(table)
+    used, most = facts["spool_bytes"], facts["spool_max_bytes"]
+    out.print(f"spool {used / 1e6:,.1f} MB of {show_size(most)}; {facts['waiting_segments']:,} segments to send")
+    link = facts["link"]
+    if link:
+        out.print(f"link {link['connections']} connections, {link['rate_bytes_s'] / 1e6:.1f} MB/s, {link['server']}")
+    for problem in facts["problems"]:
+        out.print(f"{'critical' if problem['level'] == 2 else 'warning'}: {problem['text']}", markup=False)
+    if not facts["problems"]:
+        out.print("fine")

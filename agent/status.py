@@ -1,0 +1,139 @@
+"""What `tape-agent status` shows: facts of the outbox and of delivery, and whether they are fine.
+
+The outbox is open in one process only, so the running service writes its facts beside it every second or two;
+a status command that finds the service stopped opens the outbox itself.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from agent.model import State
+from agent.outbox import Outbox
+from agent.push import Progress
+from agent.settings import AgentSettings
+from tape import __version__
+from tape.clock import Clock
+from tape.durable import DISK, Disk
+from tape.names import EVENTS_STREAM
+
+FILE = "status.json"
+STALE_AFTER_NS = 30_000_000_000
+
+
+def collect(
+    settings: AgentSettings,
+    outbox: Outbox,
+    *,
+    clock: Clock,
+    progress: Progress | None = None,
+    paused: str = "",
+    running: bool = False,
+) -> dict[str, Any]:
+    """All facts as plain JSON values. Times in ns, sizes in bytes. `paused`: why sealing waits, if it does."""
+    now = clock.now_ns()
+    waiting = outbox.waiting()
+    streams: list[dict[str, Any]] = []
+    for total in outbox.totals():
+        counts = {state.value: total.states.get(state, (0, 0))[0] for state in State if state is not State.RELEASED}
+        oldest = total.oldest_unsent_ns
+        streams.append(
+            {
+                "stream": total.stream,
+                "segments": total.segments,
+                "rows": total.rows,
+                "bytes": total.bytes,
+                "source_bytes": total.source_bytes,
+                "newest_ns": total.newest_ns,
+                "states": counts,
+                "oldest_unsent_s": None if oldest is None else round(max(0, now - oldest) / 1e9, 3),
+                "reasons": list(total.reasons),
+            }
+        )
+    facts: dict[str, Any] = {
+        "version": __version__,
+        "agent": settings.agent,
+        "epoch": outbox.epoch,
+        "written_ns": now,
+        "running": running,
+        "pid": os.getpid() if running else None,
+        "waiting_segments": waiting[0],
+        "waiting_bytes": waiting[1],
+        "unreleased_segments": sum(sum(s["states"].values()) for s in streams),
+        "sealed_bytes": sum(s["source_bytes"] for s in streams if s["stream"] != EVENTS_STREAM),
+        "events_waiting": outbox.events_waiting(),
+        "spool_bytes": outbox.spooled_bytes(),
+        "spool_max_bytes": settings.spool.max_bytes,
+        "paused": paused,
+        "link": _link(progress) if progress is not None else None,
+        "streams": streams,
+    }
+    facts["problems"] = [{"level": level, "text": text} for level, text in judge(facts, settings)]
+    return facts
+
+
+def _link(progress: Progress) -> dict[str, Any]:
+    return {
+        "connections": progress.connections,
+        "server": progress.server,
+        "rate_bytes_s": round(progress.rate),
+        "sending": progress.sending,
+        "held": progress.held,
+        "released": progress.released,
+        "refused": progress.refused,
+        "last_ok_ns": progress.last_ok_ns,
+        "last_error": progress.last_error,
+        "last_error_ns": progress.last_error_ns,
+        "last_receipt_ns": progress.last_receipt_ns,
+        "receipt_errors": dict(progress.receipt_errors),
+    }
+
+
+def judge(facts: dict[str, Any], settings: AgentSettings) -> Iterable[tuple[int, str]]:
+    """(exit code, text) for each thing that is not fine: 1 a warning, 2 critical."""
+    alarm = settings.alarm
+    if not facts["running"]:
+        yield 2, "the service does not run: nothing is read or sent; start `tape-agent run`"
+    for stream in facts["streams"]:
+        for state, meaning in ((State.REFUSED, "refused by home"), (State.LOST, "lost from the spool")):
+            if count := stream["states"].get(state.value, 0):
+                yield 2, f"{stream['stream']}: {count} segments {meaning}: {'; '.join(stream['reasons'])}"
+        waits = stream["oldest_unsent_s"]
+        if waits is not None and waits >= alarm.warn_after:
+            level = 2 if waits >= alarm.critical_after else 1
+            yield level, f"{stream['stream']}: a segment has been waiting for home for {waits:.0f} s"
+    used = facts["spool_bytes"] / max(1, facts["spool_max_bytes"])
+    if facts["paused"]:
+        yield 2, f"sealing is paused: {facts['paused']}"
+    elif used >= alarm.warn_spool:
+        yield 1, f"the spool is {used:.0%} full: segments are not released fast enough"
+    link = facts["link"]
+    if link is not None and link["connections"] == 0:
+        yield 1, f"no connection to home: {link['last_error'] or 'not yet tried'}"
+    if link is not None:
+        for stream, text in link["receipt_errors"].items():
+            yield 2, f"{stream}: {text}"
+
+
+def write(state: Path, facts: dict[str, Any], *, disk: Disk = DISK) -> None:
+    """Leave the facts for `tape-agent status`; raises DiskError. Not made durable: a crash makes them stale anyway."""
+    disk.replace_loosely(state / FILE, json.dumps(facts).encode("utf-8"))
+
+
+def read(state: Path, *, clock: Clock) -> dict[str, Any]:
+    """What the running service left; empty if there is none. Judged anew, stale facts as such."""
+    try:
+        facts: dict[str, Any] = json.loads((state / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    age = clock.now_ns() - facts["written_ns"]
+    if age > STALE_AFTER_NS:
+        facts["problems"].append({"level": 2, "text": f"the service has not reported for {age / 1e9:.0f} s"})
+    return facts
+
+
+def exit_code(facts: dict[str, Any]) -> int:
+    """0 fine, 1 warning, 2 critical."""
+    return max((problem["level"] for problem in facts["problems"]), default=0)
