@@ -5,11 +5,11 @@ same bytes, with `raw` rows where a line fits nothing; `render` is the way back.
 but for the numpy and Arrow calls. Files are not touched here: that is `tape.segment`.
 """
 
-from tape.layout.detect import detect
+from tape.layout.choosing import detect
 from tape.layout.encoding import EncodingPlan
 from tape.layout.model import LINES, PAYLOAD, RAW, RECEIVED, Column, Format, Layout, Shape
-from tape.layout.parse import Misfit, Parsed, Tally, parse
-from tape.layout.render import render
+from tape.layout.parsing import Misfit, Parsed, Tally, parse
+from tape.layout.rendering import render
 
 __all__ = [
     "LINES",

@@ -31,7 +31,7 @@ def detect(lines: list[bytes]) -> Stamp | None:
         return Stamp(width, None, separator) if width > 10 else None
     if width != 10:
         return None
-    return Stamp(10, (min(min(fractions), 1), 9), separator) if _trimmed(matches) else _fixed(fractions, separator)
+    return Stamp(10, (min(*fractions, 1), 9), separator) if _trimmed(matches) else _fixed(fractions, separator)
 
 
 def _trimmed(matches: list[re.Match[bytes]]) -> bool:
@@ -49,7 +49,8 @@ def _form(stamp: Stamp) -> Number:
 
 def _factor(stamp: Stamp) -> int:
     """Nanoseconds of one unit of the parsed number."""
-    return 10 ** (9 - stamp.fraction[1]) if stamp.fraction else 10 ** (19 - stamp.digits)
+    digits = 9 - stamp.fraction[1] if stamp.fraction else 19 - stamp.digits
+    return int(10**digits)
 
 
 def parse(stamp: Stamp, eol: str, text: Text, lines: Lines) -> tuple[Ints, Ints, Ints, Mask]:

@@ -146,10 +146,10 @@ def chosen_fields(text: Text, fit: Mask, layout: Layout) -> Fields | None:
 
 def inferred(fields: Fields, layout: Layout) -> list[Column]:
     """Each column of the layout with the form that its fields want."""
-    return [replace(column, **_wanted(fields, layout, k)) for k, column in enumerate(layout.columns)]
+    return [_wanted(column, fields, layout, k) for k, column in enumerate(layout.columns)]
 
 
-def _wanted(fields: Fields, layout: Layout, index: int) -> dict[str, Form | Quoting]:
+def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Column:
     starts, ends = fields.starts[index], fields.ends[index]
     wrapped = quoted(fields.text, starts, ends)
     filled = starts < ends
@@ -164,7 +164,7 @@ def _wanted(fields: Fields, layout: Layout, index: int) -> dict[str, Form | Quot
         form = _confirmed(form, fields, index, quoting)
     if quoting is Quoting.MINIMAL and not isinstance(form, Plain):
         quoting = Quoting.NONE
-    return {"form": form, "quoting": quoting}
+    return replace(column, form=form, quoting=quoting)
 
 
 def _confirmed(form: Form, fields: Fields, index: int, quoting: Quoting) -> Form:

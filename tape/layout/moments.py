@@ -43,7 +43,7 @@ def _bodies(body: str) -> list[str]:
             for join in joins:
                 start = date + join + time
                 head = _shape_of(start)
-                if shape[: len(head)] != head or start.isalpha() and "T" not in start:
+                if shape[: len(head)] != head or (start.isalpha() and "T" not in start):
                     continue
                 rest = shape[len(head) :]
                 if not rest:
@@ -146,7 +146,8 @@ def _number(pattern: str, matrix: Bytes) -> Ints:
     seconds = _value(matrix, parts["h"]) * 3600 + _value(matrix, parts["m"]) * 60 + _value(matrix, parts["s"])
     digits = _UNITS[unit(Moment(pattern))]
     fraction = _value(matrix, parts["f"]) * 10 ** (digits - len(parts["f"]))
-    return (days * _DAY + seconds) * 10**digits + fraction
+    number: Ints = (days * _DAY + seconds) * 10**digits + fraction
+    return number
 
 
 def _days(year: Ints, month: Ints, day: Ints) -> Ints:
@@ -156,7 +157,8 @@ def _days(year: Ints, month: Ints, day: Ints) -> Ints:
     of_era = year - era * 400
     day_of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
     day_of_era = of_era * 365 + of_era // 4 - of_era // 100 + day_of_year
-    return era * 146097 + day_of_era - 719468
+    days: Ints = era * 146097 + day_of_era - 719468
+    return days
 
 
 def _civil(days: Ints) -> tuple[Ints, Ints, Ints]:

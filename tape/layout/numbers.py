@@ -39,7 +39,8 @@ def storage(form: Number) -> pa.DataType:
 def parse(form: Number, text: Text, starts: Ints, ends: Ints, *, digits: int = NARROW) -> tuple[pa.Array, Mask | None]:
     """Values of the fields, null where empty, and which fields are in this form (None: all).
 
-    `digits`: how many a number with a fraction may have in all, 19 at most. Where the mask is false the value means nothing.
+    `digits`: how many a number with a fraction may have in all, 19 at most. Where the mask is false
+    the value means nothing.
     """
     shape = _shape(form, text, starts, ends)
     if form.wide:

@@ -56,7 +56,7 @@ def fields_of(text: Text, layout: Layout) -> Fields | None:
     """Fields of a chunk all of whose lines fit the layout; None if one does not."""
     cuts = _cuts(text, layout)
     count = len(layout.columns)
-    if text.size == 0 or cuts is None or len(cuts) % count or int(cuts[-1]) != text.size - 1:
+    if cuts is None or not len(cuts) or len(cuts) % count or int(cuts[-1]) != text.size - 1:
         return None
     ends = np.ascontiguousarray(cuts.reshape(-1, count).T)
     last = ends[-1]

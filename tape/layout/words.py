@@ -202,21 +202,21 @@ def appended(tokens: Sequence[Token], text: bytes) -> list[Token]:
         return list(tokens)
     if not tokens or tokens[-1].longest + len(text) > 8:
         return [*tokens, *constant(text)]
-    last = tokens[-1]
-    tail = int.from_bytes(text, "little")
-    if isinstance(last.lengths, int):
-        if isinstance(last.words, int):
-            kept = last.words & ((1 << 8 * last.lengths) - 1)
-            joined: Words | int = kept | tail << 8 * last.lengths
-        else:
-            room = np.uint64((1 << 8 * last.lengths) - 1)
-            joined = last.words & room | np.uint64(tail << 8 * last.lengths)
-        return [*tokens[:-1], Token(joined, last.lengths + len(text))]
-    shift = last.lengths.astype(np.uint64)
+    return [*tokens[:-1], _grown(tokens[-1], int.from_bytes(text, "little"), len(text))]
+
+
+def _grown(token: Token, tail: int, size: int) -> Token:
+    if isinstance(token.lengths, int):
+        room = (1 << 8 * token.lengths) - 1
+        tail <<= 8 * token.lengths
+        if isinstance(token.words, int):
+            return Token(token.words & room | tail, token.lengths + size)
+        return Token(token.words & np.uint64(room) | np.uint64(tail), token.lengths + size)
+    shift = token.lengths.astype(np.uint64)
     shift <<= np.uint64(3)
-    room = (np.uint64(1) << shift) - np.uint64(1)
-    words = np.uint64(last.words) if isinstance(last.words, int) else last.words
-    return [*tokens[:-1], Token(words & room | np.uint64(tail) << shift, last.lengths + len(text))]
+    rooms = (np.uint64(1) << shift) - np.uint64(1)
+    words = np.uint64(token.words) if isinstance(token.words, int) else token.words
+    return Token(words & rooms | np.uint64(tail) << shift, token.lengths + size)
 
 
 def masked(tokens: Sequence[Token], keep: Mask) -> list[Token]:

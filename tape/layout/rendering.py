@@ -19,7 +19,7 @@ def render(layout: Layout, batch: pa.RecordBatch) -> bytes | memoryview:
 
 
 def _memory(data: Bytes) -> memoryview:
-    return memoryview(np.ascontiguousarray(data)).cast("B") if len(data) else memoryview(b"")
+    return np.ascontiguousarray(data).data
 
 
 def _with_strays(layout: Layout, batch: pa.RecordBatch, raw: pa.Array) -> bytes:

@@ -22,7 +22,7 @@ from tape.layout.model import (
     Quoting,
     Shape,
 )
-from tape.layout.render import render
+from tape.layout.rendering import render
 from tape.layout.scan import Fields, Lines, fields_of, fitting_lines, lines_of, slices
 from tape.layout.words import Ints, Mask, Text
 
@@ -134,7 +134,7 @@ def _settle(layout: Layout, text: Text, tally: Tally, *, continues: bool) -> tup
 
 def _renders(attempt: _Attempt, batch: pa.RecordBatch, data: bytes) -> bool:
     layout = attempt.layout.with_strays() if attempt.stray is not None else replace(attempt.layout, strays=False)
-    return render(layout, batch) == data
+    return bool(pa.py_buffer(render(layout, batch)).equals(pa.py_buffer(data)))
 
 
 def _attempt(layout: Layout, text: Text, *, continues: bool) -> _Attempt:
@@ -180,7 +180,8 @@ def _delimited(layout: Layout, text: Text, *, continues: bool) -> _Attempt:
         stray = ~fit if fields is not None else np.ones(len(lines), bool)
         broken = int(np.count_nonzero(stray))
     if fields is None:
-        assert lines is not None and stray is not None
+        assert lines is not None
+        assert stray is not None
         none = [pa.nulls(len(lines), columns.storage(column)) for column in layout.columns]
         return _Attempt(layout, lines, none, stray, [0] * len(none), broken, len(lines), lines.ends)
     arrays, missed, good = _columns(layout, fields)
@@ -318,9 +319,10 @@ def _wider(
         isinstance(now, Number) or (isinstance(now, Moment) and len(seen.form.pattern) > len(now.pattern))
     ):
         yield seen.form, seen.quoting
-    was_text = isinstance(now, Plain)
-    styles = [column.quoting] if was_text else [seen.quoting, Quoting.MINIMAL if layout.quotes else Quoting.NONE]
+    styles = [seen.quoting, Quoting.MINIMAL if layout.quotes else Quoting.NONE]
+    if isinstance(now, Plain):
+        styles = [column.quoting]
     for quoting in dict.fromkeys([*styles, Quoting.NONE]):
         for binary in (False, True):
-            if not (was_text and now.binary and not binary):
+            if binary or not (isinstance(now, Plain) and now.binary):
                 yield Plain(binary=binary), quoting

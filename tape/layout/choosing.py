@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tape.layout import infer
 from tape.layout.model import LINES, Format, Layout, Shape
-from tape.layout.parse import settled
+from tape.layout.parsing import settled
 
 
 def detect(sample: bytes, format: Format, *, at_start: bool, prior: Layout | None) -> Layout:  # noqa: A002
