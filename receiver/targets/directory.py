@@ -292,7 +292,9 @@ class DirectoryTarget(Target):
         with named(full, "opening"):
             try:
                 return io.FileIO(full, "rb")
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+                if isinstance(error, PermissionError) and not full.is_dir():  # Windows: what opening a folder gives
+                    raise
                 self._present()
                 raise NotFound(f"target {self.id} has no {path}") from None
 
