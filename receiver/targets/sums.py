@@ -1,7 +1,7 @@
 """SHA256SUMS: one line a file, `<sha256>  <name>`, so that `sha256sum -c` checks a folder without Hometape.
 
-Lines are appended; a name may be there twice (the last line counts, the lines are equal anyway). A
-torn last line, which a crash may leave, is cut off before the next append.
+Lines are appended. A crash may leave a torn last line or a name that is there twice: that is put right
+before the next append by a new life of the service.
 """
 
 import re
@@ -20,7 +20,7 @@ def format_lines(sums: Iterable[tuple[str, str]]) -> bytes:
 
 
 def parse_lines(data: bytes) -> tuple[dict[str, str], bool]:
-    """File name -> SHA-256, and whether every line was whole and well formed."""
+    """File name -> SHA-256, and whether every line was whole and well formed and no name there twice."""
     found: dict[str, str] = {}
     clean = not data or data.endswith(b"\n")
     lines = data.split(b"\n")
@@ -29,7 +29,9 @@ def parse_lines(data: bytes) -> tuple[dict[str, str], bool]:
         if match is None:
             clean = False
             continue
-        found[match[2].decode("utf-8", "replace")] = match[1].decode("ascii")
+        name = match[2].decode("utf-8", "replace")
+        clean = clean and name not in found
+        found[name] = match[1].decode("ascii")
     return found, clean
 
 
@@ -44,7 +46,7 @@ def read_sums(folder: Path) -> tuple[dict[str, str], bool]:
 
 
 def repair(folder: Path, disk: Disk, *, without: Collection[str] = ()) -> None:
-    """Rewrite a folder's SHA256SUMS if a line is torn or malformed, or names one of `without`."""
+    """Rewrite a folder's SHA256SUMS if a line is torn, malformed or there twice, or names one of `without`."""
     found, clean = read_sums(folder)
     if clean and not any(name in found for name in without):
         return
