@@ -120,8 +120,11 @@ class View:
         allowed = wanted | wire.FLAG_TRUNCATE | wire.FLAG_EXCLUSIVE
         if spot is None or spot.kind is not Kind.PART or flags & wanted != wanted or flags & ~allowed:
             return self._no(number, wire.PERMISSION_DENIED, _ONLY_PARTS, f"open {raw[:120]!r} {flags:#x}")
-        if spot.path in self._uploads:
+        earlier = self._uploads.get(spot.path)
+        if earlier is not None and not earlier.closed:
             return self._no(number, wire.FAILURE, "that upload exists already", f"open again {spot.path}")
+        if earlier is not None:  # an attempt that was closed and not delivered: this one starts anew
+            self._drop(self._uploads.pop(spot.path))
         if len(self._uploads) + len(self._receipts) >= self._serving.max_handles:
             return self._no(number, wire.FAILURE, "resend: too many uploads at a time", "open: too many")
         why = self._serving.allowance.begin(self._serving.stored(self._serving.agent))
@@ -162,10 +165,11 @@ class View:
         found = self._handles.pop(handle, None)
         if found is None:
             return self._no(number, wire.FAILURE, _NO_HANDLE, "close: no such handle")
-        return self._closed(number, *found)
+        path, arrival = found
+        return self._closed(number, path, arrival, arrival.finish())
 
-    async def _closed(self, number: int, path: str, arrival: Arrival) -> bytes:
-        why = await arrival.finish()
+    async def _closed(self, number: int, path: str, arrival: Arrival, finished: Awaitable[str]) -> bytes:
+        why = await finished
         if not why:
             return wire.ok(number)
         if self._uploads.get(path) is arrival:
@@ -181,10 +185,10 @@ class View:
         fields.end()
         if found is None:
             return self._no(number, wire.FAILURE, _NO_HANDLE, "fsync: no such handle")
-        return self._synced(number, found[1])
+        return self._synced(number, found[1].sync())
 
-    async def _synced(self, number: int, arrival: Arrival) -> bytes:
-        why = await arrival.sync()
+    async def _synced(self, number: int, synced: Awaitable[str]) -> bytes:
+        why = await synced
         return self._no(number, wire.FAILURE, why, f"fsync: {why}") if why else wire.ok(number)
 
     def _rename(self, number: int, fields: wire.Fields) -> Reply:

@@ -12,7 +12,7 @@ import asyncssh
 
 from receiver.ingress import Ingress
 from receiver.model import Answer, Outcome, Upload
-from receiver.settings import AgentEntry, ListenSettings, ReceiverSettings, TargetSettings
+from receiver.settings import AgentEntry, ListenSettings, PolicySettings, ReceiverSettings, TargetSettings
 from tape import keys, sshtune
 from tape.clock import SYSTEM, Clock
 from tape.digest import digest_of, xxh3
@@ -124,7 +124,7 @@ class House:
             listen=ListenSettings(host=self.host, port=0, **listen),
             agent=[AgentEntry(name=name, key=keys.public_line(key), **entry) for name, key in self.keys.items()],
             target=[TargetSettings(id="home", path=folder / "home", home=True)],
-            policy={"copies": 1},
+            policy=PolicySettings(copies=1),
         )
         self.ingress = Ingress(
             self.settings, self.host_key, self.store, clock=clock, disk=disk, stored=lambda _agent: stored
