@@ -6,6 +6,7 @@ trailing dots. Not faithful: long paths, reserved names, alternate streams, Ctrl
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tests.support.needs import PROJECT, missing
@@ -46,7 +47,8 @@ class WindowsPython:
         self, *args: str, within: float = 120.0, code: int | None = None, env: Mapping[str, str] | None = None
     ) -> Finished:
         """Run `python ARGS` to its end. Standard error comes in `out`, too: Wine needs pipes, and one serves both."""
-        return run([self._winpy, *args], within=within, code=code, cwd=PROJECT, env=self.environment(env))
+        done = run([self._winpy, *args], within=within, code=code, cwd=PROJECT, env=self.environment(env))
+        return replace(done, out=done.out.replace("\r\n", "\n"))
 
     def start(self, *args: str, env: Mapping[str, str] | None = None) -> Program:
         """Start `python ARGS` and leave it running."""
