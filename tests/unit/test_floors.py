@@ -60,5 +60,4 @@ def test_a_breach_is_found(kind: str, tree: Path) -> None:
             path.write_bytes(before)
     assert ended.code != 0
     broken = [line for line in ended.out.splitlines() if line.endswith(" BROKEN")]
-    assert len(broken) in {1, 2}, ended.out  # a forbidden import may carry a floor along
     assert any(contract in line for line in broken), ended.out
