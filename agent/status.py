@@ -6,7 +6,7 @@ a status command that finds the service stopped opens the outbox itself.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def collect(
     clock: Clock,
     progress: Progress | None = None,
     paused: str = "",
+    stuck: Sequence[str] = (),
     running: bool = False,
 ) -> dict[str, Any]:
     """All facts as plain JSON values. Times in ns, sizes in bytes. `paused`: why sealing waits, if it does."""
@@ -67,6 +68,7 @@ def collect(
         "spool_bytes": outbox.spooled_bytes(),
         "spool_max_bytes": settings.spool.max_bytes,
         "paused": paused,
+        "stuck": list(stuck),
         "link": _link(progress) if progress is not None else None,
         "streams": streams,
     }
@@ -105,6 +107,8 @@ def judge(facts: dict[str, Any], settings: AgentSettings) -> Iterable[tuple[int,
             level = 2 if waits >= alarm.critical_after else 1
             yield level, f"{stream['stream']}: a segment has been waiting for home for {waits:.0f} s"
     used = facts["spool_bytes"] / max(1, facts["spool_max_bytes"])
+    for text in facts["stuck"]:
+        yield 2, f"can't be sealed: {text}"
     if facts["paused"]:
         yield 2, f"sealing is paused: {facts['paused']}"
     elif used >= alarm.warn_spool:

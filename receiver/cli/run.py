@@ -1,0 +1,20 @@
+"""`tape-receiver run`: the service."""
+
+from receiver.cli.options import ConfigOption, settings_from
+from receiver.service import Service
+from tape.clock import SYSTEM
+from tape.log import configure
+from tape.notify import Notifier
+from tape.supervise import run as run_loop
+from tape.supervise import until_stopped
+
+HELP = "Take segments in, prove them and copy them until stopped (the service)."
+
+
+def run(config: ConfigOption = None) -> None:
+    """Take segments in until stopped."""
+    settings = settings_from(config)
+    configure(level=settings.log_level)
+    service = Service(settings, clock=SYSTEM, notifier=Notifier())
+    main = until_stopped(service.run, notifier=service.notifier, clock=SYSTEM, alive=service.alive)
+    run_loop(main, uvloop=settings.listen.uvloop)

@@ -1,0 +1,159 @@
+"""The receiver as a service: catalog, ingest, ingress or drop boxes, and fan-out on one event loop."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from receiver.catalog import Catalog
+from receiver.dropbox import DropBox
+from receiver.fanout import Fanout, LaneView
+from receiver.ingest import Ingest
+from receiver.ingress.server import Ingress
+from receiver.settings import AgentEntry, ReceiverSettings
+from receiver.targets.opening import open_targets
+from tape.clock import Clock
+from tape.durable import DISK, Disk
+from tape.errors import ConfigError, HometapeError, StoreError
+from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key
+from tape.log import get_logger
+from tape.notify import Notifier
+from tape.supervise import Stop
+
+log = get_logger(__name__)
+
+FILE = "live.json"
+REPORT_EVERY = 1.0
+STUCK_AFTER = 120.0
+BOX_PAUSE = 15.0
+STALE_AFTER_NS = 30_000_000_000
+
+
+class Service:
+    """One life of the receiver."""
+
+    def __init__(self, settings: ReceiverSettings, *, clock: Clock, notifier: Notifier, disk: Disk = DISK) -> None:
+        self.notifier = notifier
+        self._settings = settings
+        self._clock = clock
+        self._disk = disk
+        self._beat = clock.monotonic()
+        self._line = "starting"
+
+    def alive(self) -> str:
+        """One line for the service manager; raises StoreError if the service has hung."""
+        silent = self._clock.monotonic() - self._beat
+        if silent > STUCK_AFTER:
+            raise StoreError(f"nothing has moved for {silent:.0f} s")
+        return self._line
+
+    async def run(self, stop: Stop) -> None:
+        """Run until stopped. Raises StoreError, SyncFailed, DiskError: restart and recover; ConfigError."""
+        state = self._settings.state
+        if not state.is_dir():
+            raise ConfigError(f"{state}: the state folder is not there", hint="run `tape-receiver init`")
+        with await asyncio.to_thread(Catalog.open, state, clock=self._clock) as catalog:
+            key = load_receipt_key(state / RECEIPT_KEY)
+            ingest = Ingest(self._settings, catalog, key, clock=self._clock, disk=self._disk)
+            recovered = await ingest.start()
+            if any(recovered.values()):
+                log.info("recovered", **{action.value: count for action, count in recovered.items()})
+            try:
+                await self._serve(catalog, ingest, stop)
+            finally:
+                await ingest.stop()
+
+    async def _serve(self, catalog: Catalog, ingest: Ingest, stop: Stop) -> None:
+        fanout = Fanout(catalog, open_targets(self._settings, disk=self._disk), clock=self._clock)
+        catalog.subscribe(fanout.wake)
+        ingress = self._ingress(catalog, ingest) if self._settings.listen.enabled else None
+        if ingress is not None:
+            await ingress.start()
+        boxes = [self._box(entry, catalog, ingest) for entry in self._settings.agent if entry.dropbox]
+        work = [fanout.run(), self._watch(ingest), self._report(ingress, fanout), stop.wait()]
+        tasks = [asyncio.ensure_future(one) for one in [*work, *boxes]]
+        port = ingress.port if ingress is not None else None
+        log.info("listening", host=self._settings.listen.host, port=port, drop_boxes=len(boxes))
+        self.notifier.send("READY=1")
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._line = "stopping"
+            if ingress is not None:
+                await ingress.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            (self._settings.state / FILE).unlink(missing_ok=True)
+
+    def _ingress(self, catalog: Catalog, ingest: Ingest) -> Ingress:
+        return Ingress(
+            self._settings,
+            load_ssh_key(self._settings.state / HOST_KEY),
+            ingest,
+            clock=self._clock,
+            disk=self._disk,
+            stored=catalog.agent_bytes,
+        )
+
+    async def _box(self, entry: AgentEntry, catalog: Catalog, ingest: Ingest) -> None:
+        """Watch one drop box for ever; a folder that is not there stops nothing else."""
+
+        def streams() -> list[str]:
+            return [one.stream for one in catalog.streams() if one.agent == entry.name]
+
+        while True:
+            try:
+                box = DropBox(entry, self._settings.state, ingest, streams=streams, clock=self._clock, disk=self._disk)
+                await box.run()
+            except ConfigError as error:
+                log.error("a drop box can't be watched", agent=entry.name, error=str(error), hint=error.hint)
+            await self._clock.sleep(BOX_PAUSE)
+
+    async def _watch(self, ingest: Ingest) -> None:
+        raise await ingest.wait_failed()
+
+    async def _report(self, ingress: Ingress | None, fanout: Fanout) -> None:
+        """Leave what only this process knows for `tape-receiver status`, again and again."""
+        while True:
+            lanes = fanout.views()
+            facts = {
+                "pid": os.getpid(),
+                "written_ns": self._clock.now_ns(),
+                "port": ingress.port if ingress is not None else None,
+                "connected": dict(ingress.connected) if ingress is not None else {},
+                "lanes": [_lane(lane) for lane in lanes],
+            }
+            try:
+                data = json.dumps(facts).encode("utf-8")
+                await asyncio.to_thread(self._disk.replace_loosely, self._settings.state / FILE, data)
+            except HometapeError as error:  # a full disk must not end the service
+                log.warning("the state for `status` can't be written", error=str(error))
+            self._line = ", ".join(f"{lane.target} {lane.state.condition.value}" for lane in lanes)
+            self._beat = self._clock.monotonic()
+            await self._clock.sleep(REPORT_EVERY)
+
+
+def _lane(lane: LaneView) -> dict[str, Any]:
+    return {
+        "target": lane.target,
+        "condition": lane.state.condition.value,
+        "reason": lane.state.reason,
+        "under_way": lane.under_way,
+        "segments_s": round(lane.segments_per_second, 1),
+        "bytes_s": round(lane.bytes_per_second),
+        "error": lane.error,
+        "retry_in_s": round(lane.retry_in, 1),
+    }
+
+
+def read_live(state: Path, *, clock: Clock) -> dict[str, Any]:
+    """What the running service left; empty if none runs or it has not reported lately."""
+    try:
+        facts: dict[str, Any] = json.loads((state / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if clock.now_ns() - facts["written_ns"] < STALE_AFTER_NS else {}
