@@ -6,6 +6,7 @@ nothing but the file. Memory is bounded by one row group.
 """
 
 import contextlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_BYTES = 48 << 20
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 4 << 20
+PIECE_BYTES = 1 << 19
 _MOST_GROUP_ROWS = 1 << 24
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError)
 
@@ -161,22 +163,25 @@ class SegmentWriter:
             return
         if not marks or marks[-1][0] != len(data):
             raise ValueError("the last mark must be the end of the data")
-        parsed = parse(self.layout, data, marks, tally=self._tally, continues=self._continues)
-        self._tally = parsed.tally
-        if parsed.layout.strays:
-            self.layout = parsed.layout
-        self._continues = not data.endswith(b"\n")
+        layout, tally, continues = self.layout, self._tally, self._continues
+        batches = []
+        for piece, inner in _pieces(data, marks):
+            parsed = parse(layout, piece, inner, tally=tally, continues=continues)
+            layout, tally, continues = parsed.layout, parsed.tally, not piece.endswith(b"\n")
+            batches.append(parsed.batch)
+        self.layout, self._tally, self._continues = layout, tally, continues
         self._digest.update(data)
         self.source_bytes += len(data)
-        self.rows += parsed.batch.num_rows
-        self._note_times(parsed.batch)
-        self._pending.append(parsed.batch)
-        self._pending_rows += parsed.batch.num_rows
-        self._pending_bytes += parsed.batch.nbytes
+        for batch in batches:
+            self._take(batch)
         if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
             self._flush(last=False)
 
-    def _note_times(self, batch: pa.RecordBatch) -> None:
+    def _take(self, batch: pa.RecordBatch) -> None:
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
+        self._pending_bytes += batch.nbytes
+        self.rows += batch.num_rows
         times = np.frombuffer(batch.column(0).buffers()[1], np.int64)[: batch.num_rows]
         first, last = int(times.min()), int(times.max())
         self.recv_first_ns = first if self.recv_first_ns is None else min(first, self.recv_first_ns)
@@ -254,6 +259,24 @@ class SegmentWriter:
                 self._writer.close()
         sink.file.close()
         self._disk.remove(self.path)
+
+
+def _pieces(data: bytes, marks: Sequence[tuple[int, int]]) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
+    """The data cut at line ends into pieces that a processor's cache holds, each with its own marks."""
+    start = 0
+    while start < len(data):
+        stop = data.rfind(b"\n", start, start + PIECE_BYTES) + 1 or data.find(b"\n", start) + 1 or len(data)
+        if len(data) - stop < PIECE_BYTES // 4:
+            stop = len(data)
+        first = bisect_right(marks, start, key=_offset)
+        last = bisect_left(marks, stop, key=_offset)
+        inner = [(min(end, stop) - start, stamp) for end, stamp in marks[first : last + 1]]
+        yield data[start:stop], inner
+        start = stop
+
+
+def _offset(mark: tuple[int, int]) -> int:
+    return mark[0]
 
 
 def _complete(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from tape.layout import moments, numbers, texts
 from tape.layout.model import PAYLOAD, RAW, RECEIVED, Column, Layout, Moment, Number, Quoting, Shape
 from tape.layout.scan import Fields
-from tape.layout.words import Mask, Token, assemble, constant, masked
+from tape.layout.words import Mask, Span, Token, assemble, constant, masked
 
 STAMPS = pa.timestamp("ns", "UTC")
 
@@ -43,21 +43,20 @@ def reads_as(expected: pa.DataType, found: pa.DataType) -> bool:
 
 def parse(column: Column, delimiter: str, fields: Fields, index: int) -> tuple[pa.Array, Mask | None]:
     """Values of one column and which of its fields are in the column's form (None: all)."""
-    form, starts, ends = column.form, fields.starts[index], fields.ends[index]
+    form, span = column.form, fields.spans[index]
     if not isinstance(form, Number | Moment):
-        return texts.parse(form, column.quoting, delimiter, fields.text, starts, ends)
+        return texts.parse(form, column.quoting, delimiter, span)
     wrapped = None
     if column.quoting is Quoting.ALWAYS:
-        empty = starts == ends
-        wrapped = texts.quoted(fields.text, starts, ends)
-        wrapped &= ends - starts > 2  # two quotes around nothing are not the null of a number
-        starts = starts + wrapped
-        ends = ends - wrapped
-        wrapped |= empty
+        wrapped = texts.quoted(span)
+        wrapped &= span.lengths > 2  # two quotes around nothing are not the null of a number
+        inner = Span(span.text, span.starts + wrapped, span.ends - wrapped)
+        wrapped |= span.lengths == 0
+        span = inner
     if isinstance(form, Number):
-        values, good = numbers.parse(form, fields.text, starts, ends)
+        values, good = numbers.parse(form, span)
     else:
-        values, good = moments.parse(form, fields.text, starts, ends)
+        values, good = moments.parse(form, span)
     if wrapped is not None and not wrapped.all():
         good = wrapped if good is None else good & wrapped
     return values, good

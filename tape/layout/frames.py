@@ -8,7 +8,7 @@ import pyarrow as pa
 from tape.layout import numbers
 from tape.layout.model import Number, Stamp
 from tape.layout.scan import RETURN, Lines, slices
-from tape.layout.words import Ints, Mask, Text, Token
+from tape.layout.words import Ints, Mask, Span, Text, Token
 
 _FRAME = re.compile(rb"(?P<whole>[1-9][0-9]{9}(?:[0-9]{3}){0,3})(?:\.(?P<fraction>[0-9]{1,9}))?(?P<separator>: ?| )")
 SAMPLE = 1000
@@ -69,7 +69,7 @@ def parse(stamp: Stamp, eol: str, text: Text, lines: Lines) -> tuple[Ints, Ints,
     for k, char in enumerate(stamp.separator.encode()):
         good &= text.at(np.minimum(cuts + k, text.size)) == char
     cuts = np.where(good, cuts, starts)
-    values, fits = numbers.parse(_form(stamp), text, starts, cuts, digits=19)
+    values, fits = numbers.parse(_form(stamp), Span(text, starts, cuts), digits=19)
     good &= cuts > starts
     if fits is not None:
         good &= fits

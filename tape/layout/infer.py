@@ -28,7 +28,7 @@ from tape.layout.words import Mask, Text
 
 SAMPLE_BYTES = 1 << 20
 SAMPLE_LINES = 2000
-SAMPLE_VALUES = 4000
+SAMPLE_VALUES = 1000
 _NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
 _WORD = re.compile(r"[^\W\d][\w .<>/%()#\[\]:+-]{0,99}")
 _BOM = b"\xef\xbb\xbf"
@@ -150,8 +150,9 @@ def inferred(fields: Fields, layout: Layout) -> list[Column]:
 
 
 def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Column:
-    starts, ends = fields.starts[index], fields.ends[index]
-    wrapped = quoted(fields.text, starts, ends)
+    span = fields.spans[index]
+    starts, ends = span.starts, span.ends
+    wrapped = quoted(span)
     filled = starts < ends
     if layout.quotes and wrapped.any() and bool((wrapped | ~filled).all()):
         quoting = Quoting.ALWAYS

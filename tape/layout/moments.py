@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tape.layout.model import Moment
 from tape.layout.numbers import numpy_of
-from tape.layout.words import Bytes, Ints, Mask, Text, Token
+from tape.layout.words import Bytes, Ints, Mask, Span, Text, Token
 
 _DATES = ("YYYY-MM-DD", "YYYY.MM.DD", "YYYY/MM/DD", "YYYYMMDD", "DD.MM.YYYY")
 _TIMES = ("hh:mm:ss", "hhmmss", "hh:mm")
@@ -88,19 +88,19 @@ def storage(form: Moment) -> pa.DataType:
     return pa.timestamp(unit(form), "UTC" if aware else None)
 
 
-def parse(form: Moment, text: Text, starts: Ints, ends: Ints) -> tuple[pa.Array, Mask | None]:
+def parse(form: Moment, span: Span) -> tuple[pa.Array, Mask | None]:
     """Values of the fields, null where empty, and which fields are in this form (None: all)."""
     pattern = form.pattern
     width = len(pattern)
+    starts, lengths = span.starts, span.lengths
     rows = len(starts)
-    lengths = ends - starts
     null = lengths == 0
     fits = lengths == width
     if not fits.any():
         good = null.copy()
         return pa.nulls(rows, storage(form)), None if good.all() else good
     begins = starts if fits.all() else np.where(fits, starts, starts[fits][0])
-    matrix = _matrix(text, begins, width)
+    matrix = _matrix(span.text, begins, width)
     number = _number(pattern, matrix)
     good = fits & _fields_in_range(pattern, matrix)
     good &= (_written(form, np.where(good, number, 0))[:, :width] == matrix).all(axis=1)

@@ -14,6 +14,7 @@ from tape.layout.words import (
     POWERS,
     Ints,
     Mask,
+    Span,
     Text,
     Token,
     Words,
@@ -36,26 +37,26 @@ def storage(form: Number) -> pa.DataType:
     return pa.decimal64(NARROW, form.scale) if form.scale else pa.int64()
 
 
-def parse(form: Number, text: Text, starts: Ints, ends: Ints, *, digits: int = NARROW) -> tuple[pa.Array, Mask | None]:
+def parse(form: Number, span: Span, *, digits: int = NARROW) -> tuple[pa.Array, Mask | None]:
     """Values of the fields, null where empty, and which fields are in this form (None: all).
 
     `digits`: how many a number with a fraction may have in all, 19 at most. Where the mask is false
     the value means nothing.
     """
-    shape = _shape(form, text, starts, ends)
+    shape = _shape(form, span)
     if form.wide:
-        return _parse_wide(form, text, starts, ends, shape)
+        return _parse_wide(form, span, shape)
     whole, fraction, negative, null, good = shape.whole, shape.fraction, shape.negative, shape.null, shape.good
     most = digits - form.scale if form.scale else 19
     longest = int(whole.max(initial=0))
     if longest > most:
         good &= whole <= most
         whole = np.clip(whole, 0, most)
-    value, proper = read_digits(text, shape.point, whole)
+    value, proper = read_digits(span.text, shape.point, whole, _words_at_point(form, span))
     good &= proper
     if form.scale:
         value *= np.uint64(10**form.scale)
-        part, proper = read_digits(text, ends, fraction)
+        part, proper = read_digits(span.text, span.ends, fraction, span.words.copy())
         good &= proper
         if not isinstance(fraction, int):
             part *= POWERS[form.scale - fraction].view(np.uint64)
@@ -72,12 +73,22 @@ def parse(form: Number, text: Text, starts: Ints, ends: Ints, *, digits: int = N
     return _array(form, number, null), None if everything else good
 
 
+def _words_at_point(form: Number, span: Span) -> Words | None:
+    """The eight bytes before the point where they follow from those before the field's end."""
+    if not form.scale:
+        return span.words.copy()
+    if form.scale == form.least and span.longest <= 8:
+        return span.words << np.uint64(8 * (form.scale + 1)) if form.scale < 7 else None
+    return None
+
+
 class _Shape:
     """Sign, point and length of every field, and whether they are in the column's form."""
 
-    def __init__(self, text: Text, starts: Ints, ends: Ints) -> None:
+    def __init__(self, span: Span) -> None:
+        text, starts = span.text, span.starts
         first = text.at(starts)
-        lengths = ends - starts
+        lengths = span.lengths
         empty = lengths == 0
         self.null: Mask | None = empty if empty.any() else None
         minus = first == MINUS
@@ -86,14 +97,15 @@ class _Shape:
         self.negative: Mask | None = minus if minus.any() else None
         self.begins = starts if self.negative is None else starts + minus
         self.first = first if self.negative is None else text.at(self.begins)
-        self.point = ends
+        self.point = span.ends
         self.whole = lengths
         self.fraction: Ints | int = 0
         self.good: Mask = np.ones(len(starts), bool)
 
 
-def _shape(form: Number, text: Text, starts: Ints, ends: Ints) -> _Shape:
-    shape = _Shape(text, starts, ends)
+def _shape(form: Number, span: Span) -> _Shape:
+    shape = _Shape(span)
+    text, ends = span.text, span.ends
     if form.scale and form.scale == form.least:
         shape.point = ends - (form.scale + 1)
         shape.fraction = form.scale
@@ -138,9 +150,9 @@ def _array(form: Number, number: Ints, null: Mask | None) -> pa.Array:
     return pa.Array.from_buffers(storage(form), rows, [validity, pa.py_buffer(number)], nulls)
 
 
-def _parse_wide(form: Number, text: Text, starts: Ints, ends: Ints, shape: _Shape) -> tuple[pa.Array, Mask | None]:
+def _parse_wide(form: Number, span: Span, shape: _Shape) -> tuple[pa.Array, Mask | None]:
     good = shape.good & (shape.whole <= 38 - form.scale)
-    fields = slices(text, starts, ends)
+    fields = slices(span.text, span.starts, span.ends)
     good &= _all_digits(fields)
     if shape.null is not None:
         good |= shape.null

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from tape.layout.model import Layout
-from tape.layout.words import Ints, Mask, Text
+from tape.layout.words import Ints, Mask, Span, Text
 
 NEWLINE = 10
 RETURN = 13
@@ -40,16 +40,15 @@ def lines_of(text: Text) -> Lines:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Where each field of each column starts and ends: arrays of shape (columns, rows)."""
+    """The fields of each column, row by row."""
 
     text: Text
-    starts: Ints
-    ends: Ints
+    spans: list[Span]
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self.starts.shape[1])
+        return len(self.spans[0].starts)
 
 
 def fields_of(text: Text, layout: Layout) -> Fields | None:
@@ -74,7 +73,7 @@ def fields_of(text: Text, layout: Layout) -> Fields | None:
         if (last == starts[-1]).any() or not (text.bytes[last - 1] == RETURN).all():
             return None
         ends[-1] -= 1
-    return Fields(text, starts, ends)
+    return Fields(text, [Span(text, starts[k], ends[k]) for k in range(count)])
 
 
 def _cuts(text: Text, layout: Layout) -> Ints | None:

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from tape.layout.model import Plain, Quoting
 from tape.layout.scan import QUOTE, slices
-from tape.layout.words import Ints, Mask, Text, Token
+from tape.layout.words import Mask, Span, Text, Token
 
 MOST_TOKENS = 4
 
@@ -16,21 +16,20 @@ def storage(form: Plain) -> pa.DataType:
     return pa.binary() if form.binary else pa.string()
 
 
-def parse(
-    form: Plain, quoting: Quoting, delimiter: str, text: Text, starts: Ints, ends: Ints
-) -> tuple[pa.Array, Mask | None]:
+def parse(form: Plain, quoting: Quoting, delimiter: str, span: Span) -> tuple[pa.Array, Mask | None]:
     """Values of the fields and which of them are in this form (None: all)."""
     good: Mask | None = None
+    text, starts, ends = span.text, span.starts, span.ends
     if quoting is Quoting.NONE:
         values = slices(text, starts, ends)
     elif quoting is Quoting.ALWAYS:
-        good = quoted(text, starts, ends)
+        good = quoted(span)
         inner = slices(text, np.where(good, starts + 1, ends), np.where(good, ends - 1, ends))
         values = pc.replace_substring(inner, b'""', b'"')
         good &= _same(pc.replace_substring(values, b'"', b'""'), inner)
         values, good = _empty_as_null(values, good, starts == ends)
     else:
-        values, good = _minimal(delimiter, text, starts, ends)
+        values, good = _minimal(delimiter, span)
     if not form.binary:
         values, decoded = _decoded(values)
         if decoded is not None:
@@ -45,17 +44,19 @@ def _empty_as_null(values: pa.Array, good: Mask, empty: Mask) -> tuple[pa.Array,
     return pc.if_else(pa.array(empty), pa.scalar(None, values.type), values), good | empty
 
 
-def quoted(text: Text, starts: Ints, ends: Ints) -> Mask:
+def quoted(span: Span) -> Mask:
     """Which fields start and end with a double quote."""
-    mask: Mask = (ends - starts >= 2) & (text.at(starts) == QUOTE) & (text.at(ends - 1) == QUOTE)
+    first, last = span.text.at(span.starts), span.text.at(span.ends - 1)
+    mask: Mask = (span.lengths >= 2) & (first == QUOTE) & (last == QUOTE)
     return mask
 
 
-def _minimal(delimiter: str, text: Text, starts: Ints, ends: Ints) -> tuple[pa.Array, Mask]:
+def _minimal(delimiter: str, span: Span) -> tuple[pa.Array, Mask]:
+    text, starts, ends = span.text, span.starts, span.ends
     whole = slices(text, starts, ends)
     if not text.has_quotes:
         return whole, ~_needs_quotes(whole, delimiter)
-    wrapped = quoted(text, starts, ends)
+    wrapped = quoted(span)
     inner = slices(text, np.where(wrapped, starts + 1, starts), np.where(wrapped, ends - 1, ends))
     plain = pc.replace_substring(inner, b'""', b'"')
     values = pc.if_else(pa.array(wrapped), plain, whole)
@@ -102,10 +103,13 @@ def text_of(quoting: Quoting, delimiter: str, values: pa.Array) -> pa.Array:
     values = pc.fill_null(values.cast(pa.binary()), b"") if values.null_count else values.cast(pa.binary())
     if quoting is Quoting.NONE:
         return values
+    need = _needs_quotes(values, delimiter) if quoting is Quoting.MINIMAL else None
+    if need is not None and not need.any():
+        return values
     escaped = pc.replace_substring(values, b'"', b'""')
     wrapped = pc.binary_join_element_wise(b"", escaped, b"", b'"')
-    if quoting is Quoting.MINIMAL:
-        wrapped = pc.if_else(pa.array(_needs_quotes(values, delimiter)), wrapped, values)
+    if need is not None:
+        wrapped = pc.if_else(pa.array(need), wrapped, values)
     return wrapped if present is None else pc.if_else(present, wrapped, pa.scalar(b"", pa.binary()))
 
 

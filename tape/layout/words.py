@@ -62,6 +62,31 @@ class Text:
         return np.flatnonzero(self.bytes == ord("."))
 
 
+class Span:
+    """The fields of one column in a text: where each starts and ends."""
+
+    def __init__(self, text: Text, starts: Ints, ends: Ints) -> None:
+        self.text = text
+        self.starts = starts
+        self.ends = ends
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Bytes of each field."""
+        lengths: Ints = self.ends - self.starts
+        return lengths
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest field."""
+        return int(self.lengths.max(initial=0))
+
+    @cached_property
+    def words(self) -> Words:
+        """The eight bytes that end with each field; not to be changed."""
+        return self.text.words_before(self.ends)
+
+
 def _overlapping(data: Bytes) -> Words:
     return np.ndarray((len(data) - 7,), np.dtype("<u8"), buffer=data.data, strides=(1,))
 
@@ -90,14 +115,17 @@ def _eight(words: Words, lengths: Ints | int) -> tuple[Words, Words]:
     return words, bad
 
 
-def read_digits(text: Text, ends: Ints, lengths: Ints | int) -> tuple[Words, Mask]:
+def read_digits(text: Text, ends: Ints, lengths: Ints | int, words: Words | None = None) -> tuple[Words, Mask]:
     """Unsigned value of the `lengths` (0 .. 19) bytes before each end, and whether all of them are digits.
 
-    Lengths must not reach before the start of the text; where the mask is false the value means nothing.
+    `words`: the eight bytes before each end where they are known; they are overwritten. Lengths must not
+    reach before the start of the text; where the mask is false the value means nothing.
     """
+    if words is None:
+        words = text.words_before(ends)
     longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=0))
     first = min(lengths, 8) if isinstance(lengths, int) else (np.minimum(lengths, 8) if longest > 8 else lengths)
-    value, bad = _eight(text.words_before(ends), first)
+    value, bad = _eight(words, first)
     for part in (1, 2):
         done = 8 * part
         if longest <= done:
@@ -222,6 +250,28 @@ def _grown(token: Token, tail: int, size: int) -> Token:
 def masked(tokens: Sequence[Token], keep: Mask) -> list[Token]:
     """The same tokens, empty in the rows where `keep` is false."""
     return [Token(token.words, keep * np.int64(1) * token.lengths) for token in tokens]
+
+
+def spells(tokens: Sequence[Token], span: Span) -> bool:
+    """Whether the tokens, one after the other, are exactly the fields of a column."""
+    short = span.longest <= 8
+    place = span.starts
+    rest = _left(span.words, span.lengths) if short else span.words
+    for token in tokens:
+        words = rest if short else span.text.words_from(np.minimum(place, span.text.size))
+        words = words ^ (np.uint64(token.words) if isinstance(token.words, int) else token.words)
+        if isinstance(token.lengths, int):
+            shift: Words | np.uint64 = np.uint64(8 * token.lengths)
+        else:
+            shift = token.lengths.astype(np.uint64)
+            shift <<= np.uint64(3)
+        words <<= np.uint64(64) - shift
+        if words.any():
+            return False
+        place = place + token.lengths
+        if short and token is not tokens[-1]:
+            rest = rest >> shift
+    return bool((place == span.ends).all())
 
 
 def assemble(tokens: Sequence[Token], rows: int) -> tuple[Bytes, Ints]:
