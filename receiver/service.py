@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Service:
         self._disk = disk
         self._beat = clock.monotonic()
         self._line = "starting"
+        self._boxes: dict[str, DropBox] = {}
 
     def alive(self) -> str:
         """One line for the service manager; raises StoreError if the service has hung."""
@@ -65,7 +67,8 @@ class Service:
                 await ingest.stop()
 
     async def _serve(self, catalog: Catalog, ingest: Ingest, stop: Stop) -> None:
-        fanout = Fanout(catalog, open_targets(self._settings, disk=self._disk), clock=self._clock)
+        targets = open_targets(self._settings, disk=self._disk)
+        fanout = Fanout(catalog, targets, clock=self._clock, changed=self._copies_changed)
         catalog.subscribe(fanout.wake)
         ingress = self._ingress(catalog, ingest) if self._settings.listen.enabled else None
         if ingress is not None:
@@ -108,10 +111,17 @@ class Service:
         while True:
             try:
                 box = DropBox(entry, self._settings.state, ingest, streams=streams, clock=self._clock, disk=self._disk)
+                await asyncio.to_thread(box.start)
+                self._boxes[entry.name] = box
                 await box.run()
             except ConfigError as error:
                 log.error("a drop box can't be watched", agent=entry.name, error=str(error), hint=error.hint)
             await self._clock.sleep(BOX_PAUSE)
+
+    def _copies_changed(self, streams: Collection[tuple[str, str]]) -> None:
+        """Copies were proven: the receipts in the drop boxes of these agents are stale."""
+        for agent in {agent for agent, _ in streams} & self._boxes.keys():
+            self._boxes[agent].changed()
 
     async def _watch(self, ingest: Ingest) -> None:
         raise await ingest.wait_failed()
