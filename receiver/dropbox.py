@@ -1,0 +1,304 @@
+"""The drop box: a folder that a plain SFTP server fills for one agent, taken from as if it had come by the ingress.
+
+A file is taken by copying it, hashed on the way, into a private file of the inbox: never the inode that
+the uploader may still write. The copy goes to the committer; only when that said OK, durably, is the
+file deleted from the folder, and only if it is still the one that was copied. What the folder holds
+besides uploads is left alone and reported once. Signed receipts are written to `.receipts/`.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiofiles
+import watchfiles
+
+from receiver.foreign import ForeignFolder, Stamp
+from receiver.ingress.inbox import clear_inbox, make_private, private_path
+from receiver.ingress.names import RECEIPTS, Kind, Spot, locate
+from receiver.model import Answer, Committer, Outcome, Upload
+from receiver.settings import AgentEntry
+from tape.clock import SYSTEM, Clock
+from tape.digest import new_xxh3
+from tape.durable import DISK, Disk
+from tape.errors import ConfigError, DiskError, HometapeError, NameRefused
+from tape.log import get_logger
+from tape.names import MAX_PARTS
+
+_log = get_logger(__name__)
+
+POLL = 5.0
+"""Seconds between two looks at the folder when nothing is reported to have changed."""
+SETTLE = 10.0
+"""Seconds a file whose bytes do not fit its name must lie unchanged before it counts as damaged, not unfinished."""
+AGAIN = 30.0
+"""Seconds until a good file that could not be committed is tried again."""
+RENEW = 60.0
+"""Seconds after which a receipt is written again though nothing changed, as a sign of life."""
+_AT_A_TIME = 8
+_PAGE = 1_000
+_MAX_REPORTED = 1_000
+_BLOCK = 4 << 20
+
+
+@dataclass(slots=True)
+class _Written:
+    """A receipt as it lies in the folder."""
+
+    meaning: Any
+    at: float
+
+
+class DropBox:
+    """One agent's drop box; `run` works until it is cancelled. `streams`: those the receiver knows of the agent.
+
+    Raises ConfigError where the folder is missing at the start. Later it may come and go.
+    """
+
+    def __init__(
+        self,
+        entry: AgentEntry,
+        state: Path,
+        committer: Committer,
+        *,
+        streams: Callable[[], Iterable[str]],
+        clock: Clock = SYSTEM,
+        disk: Disk = DISK,
+        poll: float = POLL,
+    ) -> None:
+        if entry.dropbox is None:
+            raise ConfigError(f"agent {entry.name!r} has no `dropbox`")
+        self.agent = entry.name
+        self.root = entry.dropbox
+        self._max = entry.max_segment
+        self._folder = ForeignFolder(entry.dropbox)
+        self._inbox = state / "inbox"
+        self._prefix = f"box.{entry.name}."
+        self._committer = committer
+        self._known = streams
+        self._clock = clock
+        self._disk = disk
+        self._poll = poll
+        self._wake = asyncio.Event()
+        self._seen: set[str] = set()  # streams something was committed to
+        self._later: dict[str, float] = {}
+        self._odd: dict[str, tuple[Stamp, float]] = {}  # bytes that do not fit the name; since when
+        self._reported: set[str] = set()
+        self._written: dict[str, _Written] = {}
+
+    def start(self) -> None:
+        """Make the inbox ready and delete what an earlier life left there. Raises ConfigError, DiskError."""
+        if not self.root.is_dir():
+            raise ConfigError(
+                f"agent {self.agent!r}: the drop box {self.root} is no folder",
+                hint="create it, or mount what holds it, and let the SFTP server write there",
+            )
+        make_private(self._inbox, self._disk)
+        clear_inbox(self._inbox, self._disk, self._prefix)
+
+    async def run(self) -> None:
+        """Take what comes and keep the receipts fresh, until cancelled."""
+        watching = asyncio.ensure_future(self._watch())
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self.take_all()
+                    await self.write_receipts()
+                except (HometapeError, OSError) as error:
+                    self._report("", f"the drop box can't be worked on: {error}")
+                await self._pause()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    def changed(self) -> None:
+        """Something changed that receipts tell, such as a copy at a target: look soon."""
+        self._wake.set()
+
+    async def _pause(self) -> None:
+        waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(self._poll))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _watch(self) -> None:
+        """Wake up when the system reports a new name; the poll serves where it does not."""
+        try:
+            async for _ in watchfiles.awatch(
+                self.root, watch_filter=self._matters, debounce=100, step=20, recursive=True
+            ):
+                self._wake.set()
+        except (OSError, RuntimeError) as error:
+            _log.warning("the drop box can't be watched; looking every few seconds", agent=self.agent, error=str(error))
+
+    def _matters(self, change: watchfiles.Change, path: str) -> bool:
+        with contextlib.suppress(ValueError):
+            relative = Path(path).relative_to(self.root).as_posix()
+            return change is not watchfiles.Change.deleted and not relative.startswith(f"{RECEIPTS}/")
+        return True
+
+    # ------------------------------------------------------------ taking
+
+    async def take_all(self) -> int:
+        """One look: take every upload that lies there; returns how many left the folder."""
+        taken = 0
+        while True:
+            page = await asyncio.to_thread(self._look)
+            gate = asyncio.Semaphore(_AT_A_TIME)
+
+            async def one(path: str, spot: Spot, gate: asyncio.Semaphore = gate) -> bool:
+                async with gate:
+                    return await self._take(path, spot)
+
+            gone = sum(await asyncio.gather(*(one(path, spot) for path, spot in page)))
+            taken += gone
+            if len(page) < _PAGE or not gone:
+                return taken
+
+    def _look(self) -> list[tuple[str, Spot]]:
+        """Uploads to take now, in the order of their names, at most a page. Raises OSError if the folder is away."""
+        now = self._clock.monotonic()
+        self._later = {path: when for path, when in self._later.items() if when > now}
+        found: list[tuple[str, Spot]] = []
+        for thing in self._folder.walk(MAX_PARTS):
+            if thing.path == RECEIPTS or thing.path.startswith(f"{RECEIPTS}/"):
+                continue
+            spot = self._upload_at(thing.path, folder=thing.folder, regular=thing.regular)
+            if spot is not None and thing.path not in self._later:
+                found.append((thing.path, spot))
+        found.sort(key=lambda each: each[0])
+        return found[:_PAGE]
+
+    def _upload_at(self, path: str, *, folder: bool, regular: bool) -> Spot | None:
+        try:
+            spot = locate(("/" + path).encode("utf-8", "surrogateescape"))
+        except NameRefused as error:
+            self._report(path, f"left alone: {error}")
+            return None
+        if folder:
+            return None
+        if not regular or spot.kind not in (Kind.PART, Kind.FINAL):
+            self._report(path, "left alone: it is not an upload")
+            return None
+        return spot if spot.kind is Kind.FINAL else None
+
+    def _report(self, path: str, what: str) -> None:
+        if len(self._reported) < _MAX_REPORTED and f"{path} {what}" not in self._reported:
+            self._reported.add(f"{path} {what}")
+            _log.warning(what, agent=self.agent, folder=str(self.root), path=ascii(path[:300]))
+
+    async def _take(self, path: str, spot: Spot) -> bool:
+        copy = private_path(self._inbox, self._prefix)
+        try:
+            stamp, size, digest = await self._copy(path, copy)
+        except (OSError, DiskError) as error:
+            self._later[path] = self._clock.monotonic() + AGAIN
+            self._report(path, f"could not be copied: {error}")
+            await self._forget(copy)
+            return False
+        if stamp is None or (digest != _digest_of(spot) and not self._settled(path, stamp)):
+            await self._forget(copy)
+            return False
+        outcome = await self._commit(spot, copy, size, digest)
+        if outcome.answer is Answer.RESEND and digest == _digest_of(spot):
+            _log.warning("an upload could not be committed; it is tried again", agent=self.agent, path=path)
+            self._later[path] = self._clock.monotonic() + AGAIN
+            return False
+        if not outcome.ok:
+            _log.warning("an upload was not taken", agent=self.agent, path=path, why=outcome.reason)
+        self._odd.pop(path, None)
+        if spot.stream:
+            self._seen.add(spot.stream)
+        return await asyncio.to_thread(self._remove, path, stamp)
+
+    async def _copy(self, path: str, copy: Path) -> tuple[Stamp | None, int, str]:
+        """Copy and hash a file; the stamp is None if it changed meanwhile. Raises OSError, DiskError."""
+        number = await asyncio.to_thread(self._folder.open, path)
+        hasher, size = new_xxh3(), 0
+        async with aiofiles.open(number, "rb", buffering=0) as source:
+            before = Stamp.of(os.fstat(number))
+            if before.size > self._max:
+                raise DiskError(f"{before.size} bytes are more than an upload may hold ({self._max})")
+            target = await asyncio.to_thread(self._disk.create, copy)
+            with target:
+                while block := await source.read(_BLOCK):
+                    hasher.update(block)
+                    size += len(block)
+                    if size > before.size:
+                        return None, size, ""
+                    await asyncio.to_thread(self._disk.write_all, target, block)
+            after = Stamp.of(os.fstat(number))
+        return (before if after == before and size == before.size else None), size, hasher.hexdigest()
+
+    def _settled(self, path: str, stamp: Stamp) -> bool:
+        """Whether a file that does not fit its name has lain unchanged long enough to be no upload under way."""
+        now = self._clock.monotonic()
+        old, since = self._odd.get(path, (None, now))
+        if old != stamp:
+            since = now
+            self._odd = {p: facts for p, facts in self._odd.items() if now - facts[1] < 10 * SETTLE}
+            self._odd[path] = (stamp, now)
+        return now - since >= SETTLE
+
+    async def _commit(self, spot: Spot, copy: Path, size: int, digest: str) -> Outcome:
+        assert spot.name is not None
+        upload = Upload(self.agent, spot.stream, spot.name, copy, size, digest, self._clock.now_ns())
+        try:
+            return await self._committer.commit(upload)
+        except (HometapeError, OSError) as error:
+            _log.error("an upload could not be committed", agent=self.agent, path=spot.path, error=str(error))
+            await self._forget(copy)
+            return Outcome(Answer.RESEND, "the receiver could not store it")
+
+    async def _forget(self, copy: Path) -> None:
+        try:
+            await asyncio.to_thread(self._disk.remove, copy)
+        except DiskError as error:
+            _log.error("a private copy could not be deleted", path=str(copy), error=str(error))
+
+    def _remove(self, path: str, stamp: Stamp) -> bool:
+        try:
+            gone = self._folder.remove(path, stamp)
+        except OSError as error:
+            self._report(path, f"taken, but it can't be deleted from the drop box: {error}")
+            self._later[path] = self._clock.monotonic() + AGAIN
+            return False
+        return gone
+
+    # ------------------------------------------------------------ receipts
+
+    async def write_receipts(self) -> int:
+        """Write each stream's receipt that says something new, or is old; returns how many were written."""
+        streams = sorted(self._seen | set(await asyncio.to_thread(lambda: list(self._known()))))
+        written = 0
+        for stream in streams:
+            content = await self._committer.receipt(self.agent, stream)
+            if content is None:
+                continue
+            meaning, now, old = _meaning(content), self._clock.monotonic(), self._written.get(stream)
+            if old is not None and old.meaning == meaning and now - old.at < RENEW:
+                continue
+            await asyncio.to_thread(self._folder.replace, f"{RECEIPTS}/{stream}.json", content, self._disk)
+            self._written[stream] = _Written(meaning, now)
+            written += 1
+        return written
+
+
+def _digest_of(spot: Spot) -> str:
+    return spot.name.digest if spot.name is not None else ""
+
+
+def _meaning(content: bytes) -> Any:
+    """What a receipt says, without the time of its making; compared only."""
+    try:
+        return json.loads(content)["receipt"]["epochs"]
+    except (ValueError, KeyError, TypeError):
+        return content
