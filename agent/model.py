@@ -38,7 +38,8 @@ class KnownFile:
 
     `offset`: everything before it is in sealed segments. `head`/`tail`: XXH3-128 of the first, and of
     the last, min(offset, 4096) bytes before `offset`. `path`, `device`, `inode`: where it was last
-    seen (device/inode 0 where the system has none, or for the content of a compressed file).
+    seen (device/inode 0 where the system has none). For the content of a compressed file they are those
+    of that file, and `path` may end in `!<member>`.
     """
 
     origin: Origin
@@ -90,6 +91,7 @@ class EventKind(StrEnum):
     DELETED = "deleted"
     FINISHED = "finished"
     COMPRESSED = "compressed"
+    UNREADABLE = "unreadable"
     GAP = "gap"
     SCHEMA = "schema"
     CLOCK = "clock"

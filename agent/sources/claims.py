@@ -1,0 +1,148 @@
+"""Files without a life: compared with the lives whose bytes they repeat, then adopted, held, or taken as new."""
+
+import os
+from dataclasses import dataclass, field
+
+from agent.identity import FINGERPRINT, Claim, Content, Match, Resemblance, claim
+from agent.sources.desk import Desk, Moved
+from agent.sources.handles import read_at
+from agent.sources.lives import COMPARED, Life
+from agent.sources.naming import kin
+from agent.sources.scan import Seen
+from tape.digest import xxh3
+
+
+@dataclass(slots=True)
+class Likeness:
+    """That a content repeats a life, as of the life's offset then."""
+
+    life: Life
+    match: Match
+    offset: int
+
+
+@dataclass(slots=True)
+class Newcomer:
+    """A file without a life. `length`: how long its content is. `since`: monotonic time of its last change."""
+
+    path: str
+    seen: Seen
+    since: float
+    length: int = 0
+    like: list[Likeness] = field(default_factory=list)
+    unsure: bool = False
+
+    def settled(self, seen: Seen) -> bool:
+        """Whether nothing a decision rests on has changed since the last one."""
+        steady = all(like.life.there and like.life.offset == like.offset for like in self.like)
+        return seen == self.seen and steady and not self.unsure
+
+
+def examine(desk: Desk, path: str, seen: Seen, since: float) -> Newcomer:
+    """Compare a plain file with all lives it may repeat; raises OSError, Moved."""
+    newcomer = Newcomer(path, seen, since)
+    if not len(desk.roll):
+        newcomer.length = seen.size
+        return newcomer
+    fd = desk.opened(path, seen.device, seen.inode)
+    try:
+        newcomer.length = os.fstat(fd).st_size
+        head = read_at(fd, 0, FINGERPRINT)
+        ends: dict[tuple[int, int], str] = {}
+        for life in desk.roll.starting_like(head):
+            if life.offset > newcomer.length:
+                if not life.there:
+                    newcomer.like.append(Likeness(life, Match.PREFIX, life.offset))
+            elif _ends_alike(fd, life, ends):
+                newcomer.like.append(Likeness(life, Match.FULL, life.offset))
+        for life in desk.roll.beginning_with(path, head):
+            if life.offset > newcomer.length and _begins(desk, life, newcomer, head, fd):
+                newcomer.like.append(Likeness(life, Match.PREFIX, life.offset))
+    finally:
+        os.close(fd)
+    return newcomer
+
+
+def _ends_alike(fd: int, life: Life, ends: dict[tuple[int, int], str]) -> bool:
+    length, digest = life.end_mark()
+    place = (life.offset, length)
+    if place not in ends:
+        ends[place] = xxh3(read_at(fd, life.offset - length, length))
+    return ends[place] == digest
+
+
+def _begins(desk: Desk, life: Life, newcomer: Newcomer, head: bytes, fd: int) -> bool:
+    """Whether an intact plain life's file begins with the whole newcomer (its first and last bytes)."""
+    end = max(0, newcomer.length - FINGERPRINT)
+    return begins_with(desk, life, head[: newcomer.length], end, read_at(fd, end, newcomer.length - end))
+
+
+def begins_with(desk: Desk, life: Life, head: bytes, end: int, last: bytes) -> bool:
+    """Whether a plain life's file has these first bytes, and these at `end`. False if it can't be read."""
+    open_fd = desk.handles.get(life.key)
+    try:
+        fd = open_fd if open_fd is not None else desk.opened(life.path, life.device, life.inode)
+    except OSError:
+        return False
+    try:
+        return read_at(fd, 0, len(head)) == head and read_at(fd, end, len(last)) == last
+    except OSError:
+        return False
+    finally:
+        if open_fd is None:
+            os.close(fd)
+
+
+def decide(desk: Desk, newcomer: Newcomer, *, waited: bool) -> tuple[Claim, Life | None]:
+    """What a newcomer is now. `unsure` is set when a life it repeats changed meanwhile: look again."""
+    newcomer.unsure = False
+    verdict: tuple[Claim, Life | None] = (Claim.NEW, None)
+    looked = 0
+    for like in newcomer.like:
+        life = like.life
+        there, longer = life.there, False
+        looked += there
+        if there and (verdict[0] is Claim.HOLD or looked > COMPARED):
+            continue  # one original is enough to wait; many equal ones are a common header
+        if (life.offset != like.offset or life.busy) if not there else not _intact(desk, life):
+            newcomer.unsure = True
+            verdict = (Claim.HOLD, None)
+            continue
+        if there:
+            longer = newcomer.length > (life.size or 0)
+        facts = Resemblance(
+            like.match,
+            there=there,
+            strong=life.strong,
+            kin=kin(newcomer.path, life.path),
+            same_path=newcomer.path == life.path,
+            longer=longer,
+            waited=waited,
+        )
+        found = claim(facts)
+        if found is Claim.ADOPT:
+            return found, life
+        if found is Claim.HOLD:
+            verdict = (found, None)
+    return verdict
+
+
+def _intact(desk: Desk, life: Life) -> bool:
+    """Whether a life that counts as in place still is, looked at now; its size is noted."""
+    if life.packed:
+        return True
+    open_fd = desk.handles.get(life.key)
+    try:
+        fd = open_fd if open_fd is not None else desk.opened(life.path, life.device, life.inode)
+    except (Moved, FileNotFoundError):
+        return False
+    except OSError:
+        return True  # unreadable now: nothing is known against it
+    try:
+        return (open_fd is None or os.fstat(fd).st_nlink > 0) and desk.compare(life, fd) is Content.SAME
+    except OSError:
+        return True
+    finally:
+        if open_fd is None:
+            life.close()
+            os.close(fd)

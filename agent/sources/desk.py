@@ -1,0 +1,172 @@
+"""What the parts of a file source share: its lives, open handles, and the way to the intake."""
+
+import asyncio
+import os
+import stat
+from dataclasses import dataclass, field
+
+from agent.identity import Content
+from agent.model import Chunk, Event, EventKind, Origin
+from agent.settings import SourceSettings
+from agent.sources.contract import Intake, Positions
+from agent.sources.handles import Handles, open_shared, raise_limit, read_at
+from agent.sources.lives import Life, Roll
+from agent.sources.scan import Seen
+from tape.clock import Clock
+from tape.digest import xxh3
+from tape.log import get_logger
+
+_log = get_logger(__name__)
+_HANDLES = 2048
+
+
+class Moved(OSError):
+    """The path no longer leads to the file it led to."""
+
+
+@dataclass(slots=True)
+class Desk:
+    """State and plumbing; the rules are in agent.identity, the flow in the modules beside this one."""
+
+    settings: SourceSettings
+    clock: Clock
+    intake: Intake
+    positions: Positions
+    roll: Roll = field(default_factory=Roll)
+    handles: Handles = field(init=False)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    leaving: dict[str, Life] = field(default_factory=dict)
+    lost: dict[str, Life] = field(default_factory=dict)
+    delivered: int = 0
+
+    def __post_init__(self) -> None:
+        self.handles = Handles(min(_HANDLES, raise_limit() // 4), self._may_close)
+
+    def _may_close(self, key: str) -> bool:
+        life = self.roll.by_id.get(key)
+        if life is not None:
+            if not life.there and not life.finished:
+                return False  # nothing else leads to it any more
+            life.close()
+        return True
+
+    def shut(self) -> None:
+        """Close every handle; lives keep the digests of their last bytes."""
+        for life in self.roll:
+            if life.last is not None:
+                life.close()
+        self.handles.close_all()
+
+    def release(self, life: Life) -> None:
+        """Close a life's handle."""
+        life.close()
+        self.handles.close(life.key)
+
+    async def deliver(self, life: Life, data: bytes, recv_ns: int) -> None:
+        """Hand bytes to the intake; the life moves on once they are taken."""
+        if life.finished:  # it grew after all: what follows belongs to it
+            life.finished = False
+            if life.leaving and not life.packed:
+                self.leaving[life.key] = life
+        chunk = Chunk(life.origin, life.offset, data, recv_ns)
+        await self.intake.take(chunk, path=life.path, device=life.device, inode=life.inode)
+        self.roll.read(life, data)
+        self.delivered += len(data)
+        life.since = self.clock.monotonic()
+
+    async def finish(self, life: Life) -> None:
+        """Nothing will follow for this life."""
+        if not life.finished:
+            life.finished = True
+            self.leaving.pop(life.key, None)
+            self.lost.pop(life.key, None)
+            await self.intake.finish(life.origin)
+
+    async def tell(
+        self, kind: EventKind, origin: Origin, path: str, fault: str = "", **detail: str | int | None
+    ) -> None:
+        """Record an event and log it."""
+        log = _log.warning if fault or kind is EventKind.UNREADABLE else _log.info
+        log(f"file {kind.value}", source=origin.source, stream=origin.stream, file=path, fault=fault or None, **detail)
+        event = Event(kind, origin.source, origin.stream, path, self.clock.now_ns(), dict(detail), fault)
+        await self.intake.event(event)
+
+    async def moved(self, life: Life, path: str, device: int, inode: int) -> None:
+        """A life's file lies elsewhere now: note it here and durably."""
+        self.roll.place(life, path, device, inode)
+        self.lost.pop(life.key, None)
+        life.lost = False
+        life.size, life.mtime_ns = None, -1
+        life.since = self.clock.monotonic()
+        if not life.leaving and path != life.origin.name:
+            life.leaving = True
+        if life.leaving and not life.finished and not life.packed:
+            self.leaving[life.key] = life
+        await asyncio.to_thread(self.positions.moved, life.key, path, device, inode)
+
+    def displaced(self, life: Life) -> None:
+        """A life's content is not in its file any more; it must be looked for elsewhere."""
+        self.release(life)
+        self.roll.unplace(life)
+        life.leaving = True
+        self.leaving.pop(life.key, None)
+        if not life.finished:
+            life.lost = True
+            life.since = self.clock.monotonic()
+            self.lost[life.key] = life
+
+    async def refused(self, path: str, origin: Origin, error: OSError) -> None:
+        """A file can't be read now: said once for each reason; it is tried again at every poll."""
+        reason = error.strerror or str(error)
+        if self.unreadable.get(path) != reason:
+            self.unreadable[path] = reason
+            await self.tell(EventKind.UNREADABLE, origin, path, reason=reason)
+
+    def opened(self, path: str, device: int, inode: int) -> int:
+        """A descriptor of exactly this file; raises Moved when the path leads elsewhere, else OSError."""
+        fd = open_shared(path)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise Moved(f"{path} is not a regular file")
+            if (status.st_dev, status.st_ino) != (device, inode):
+                raise Moved(f"{path} is another file now")
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def handle(self, life: Life) -> int:
+        """The open descriptor of a plain life, opened if need be (not yet compared); raises OSError."""
+        fd = self.handles.get(life.key)
+        if fd is None:
+            fd = self.opened(life.path, life.device, life.inode)
+            self.handles.put(life.key, fd)
+        return fd
+
+    def compare(self, life: Life, fd: int, *, whole: bool = False) -> Content:
+        """What an open file holds, compared with what was read of a life. Raises OSError.
+
+        Notes the file's size. With its last bytes at hand only those are compared, unless `whole`.
+        """
+        size = os.fstat(fd).st_size
+        if size < life.offset:
+            return Content.SHORTER
+        life.size = size
+        length, digest = life.end_mark()
+        last = read_at(fd, life.offset - length, length)
+        if len(last) < length:
+            return Content.SHORTER
+        if (xxh3(last) != digest) if length else False:
+            return Content.OTHER
+        if life.last is None or whole:
+            head = read_at(fd, 0, life.head_length)
+            if life.head_length and xxh3(head) != life.head:
+                return Content.OTHER
+            self.roll.opened(life, head, last)
+        return Content.SAME
+
+
+def same_stat(life: Life, seen: Seen) -> bool:
+    """Whether a file looks untouched since the life was read last."""
+    return life.size == seen.size and life.mtime_ns == seen.mtime_ns and life.offset == seen.size
