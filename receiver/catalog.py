@@ -19,11 +19,13 @@ from receiver import catalog_writes
 from receiver.catalog_ids import Ids
 from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals, TargetTotals
 from receiver.catalog_rows import NewSegment, read_held
-from receiver.catalog_schema import connect
-from receiver.catalog_writes import Attested
+from receiver.catalog_schema import connect, explained
+from receiver.catalog_writes import Attested, Refusal
 from receiver.model import Copy, Held
+from receiver.verdict import Known
 from tape.clock import Clock
-from tape.errors import DiskFull, HometapeError, StoreError, StoreLocked, SyncFailed
+from tape.errors import StoreError, StoreLocked
+from tape.footer import Footer
 from tape.receipt import EpochReceipt
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Incident",
     "NewSegment",
     "Quarantined",
+    "Refusal",
     "SourceFile",
     "StreamTotals",
     "TargetTotals",
@@ -103,20 +106,61 @@ class Catalog:
 
     # ------------------------------------------------------------------------------------------ segments
 
-    def add(self, new: Sequence[NewSegment], *, closed_folders: Sequence[str] = ()) -> list[Held]:
-        """Catalogue segments that lie durably in the home archive, all or none.
+    def add(
+        self,
+        new: Sequence[NewSegment],
+        *,
+        renewed: Sequence[NewSegment] = (),
+        refused: Sequence[Refusal] = (),
+        closed_folders: Sequence[str] = (),
+    ) -> list[Held]:
+        """Catalogue segments that lie durably in the home archive, all or none, and what came with them.
 
-        `closed_folders`: see `open_folders`. Raises StoreError if an identity is held already.
+        `renewed`: were wanted again and lie there again. `refused`: were not taken. `closed_folders`: see
+        `open_folders`. Raises StoreError if an identity is held already.
         """
+        now = self._clock.now_ns()
         with self._write() as base:
-            first = catalog_writes.add_segments(base, self._ids, new, self._clock.now_ns())
+            first = catalog_writes.add_segments(base, self._ids, new, now)
+            for item in renewed:
+                name = item.path.name
+                catalog_writes.renew(base, item.path.agent, item.path.stream, name.epoch, name.seq, now)
+            for refusal in refused:
+                catalog_writes.refuse(base, self._ids, refusal, now)
             base.executemany("DELETE FROM open_folder WHERE path=?", [(path,) for path in closed_folders])
-        self._changed({(item.path.agent, item.path.stream) for item in new})
-        if new:
+        touched = {(item.path.agent, item.path.stream) for item in (*new, *renewed)}
+        self._changed(touched | {(refusal.agent, refusal.stream) for refusal in refused})
+        if new or renewed:
             for wake in self._wakes:
                 wake()
         with self._read() as base:
             return read_held(base, "WHERE s.id>=? AND s.id<? ORDER BY s.id", (first, first + len(new)))
+
+    def want_again(self, segment: int, why: str) -> None:
+        """Ask the agent for a segment whose copies here are all bad: its receipt says `resend`, no longer held."""
+        with self._write() as base:
+            owner = catalog_writes.want(base, segment, why, self._clock.now_ns())
+        self._changed({owner})
+
+    def known(self, identities: Sequence[tuple[str, str, str, int]]) -> list[Known]:
+        """What is held around each (agent, stream, epoch, seq), for its verdict; `overlap` is left empty."""
+        with self._read() as base:
+            return [queries.known(base, *identity) for identity in identities]
+
+    def overlaps(self, footers: Sequence[Footer]) -> list[str]:
+        """For each footer: the held segment that covers some of the same source bytes, "" if none does."""
+        with self._read() as base:
+            return [queries.overlap(base, footer.agent, footer.stream, footer) for footer in footers]
+
+    def open_folders(self) -> list[str]:
+        """Day folders of the home archive that may hold files placed but not yet catalogued when a crash came."""
+        with self._read() as base:
+            return [path for (path,) in base.execute("SELECT path FROM open_folder ORDER BY path")]
+
+    def open_more_folders(self, paths: Sequence[str]) -> None:
+        """Note durably that files are about to be placed in these folders; `add` closes them again."""
+        with self._write() as base:
+            base.executemany("INSERT OR IGNORE INTO open_folder VALUES (?)", [(path,) for path in paths])
 
     def find(self, agent: str, stream: str, epoch: str, seq: int) -> Held | None:
         """The segment of that identity, if it is held."""
@@ -330,12 +374,12 @@ class Catalog:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        with self._reading, _explained():
+        with self._reading, explained():
             yield self._reader
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._writing, _explained():
+        with self._writing, explained():
             self._base.execute("BEGIN IMMEDIATE")
             try:
                 yield self._base
@@ -350,21 +394,3 @@ class Catalog:
         with self._writing:
             for key in streams:
                 self._revisions[key] = self._revisions.get(key, 0) + 1
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """SQLite's errors as ours: full, a failed write or fsync (stop), a broken rule, anything else."""
-    try:
-        yield
-    except HometapeError:
-        raise
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None) or 0
-        if code & 0xFF == sqlite3.SQLITE_FULL:
-            raise DiskFull("no space left for the catalog") from error
-        if code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
-            raise SyncFailed(f"the catalog can't be written: {error}") from error
-        if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
-            raise StoreError(f"the catalog refuses a contradiction: {error}") from error
-        raise StoreError(f"the catalog failed: {error}") from error

@@ -6,10 +6,12 @@ the rows they sum, in the same transaction; sets of numbers are kept as ranges i
 status asks costs by streams, targets and gaps, never by segments.
 """
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
-from tape.errors import StoreError
+from tape.errors import DiskFull, HometapeError, StoreError, SyncFailed
 
 FORMAT = 1
 NAME = "catalog.db"
@@ -122,3 +124,21 @@ def _check_format(base: sqlite3.Connection, path: Path, *, read_only: bool) -> N
         base.executescript(f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={FORMAT};COMMIT;")
     elif version != FORMAT:
         raise StoreError(f"{path}: catalog format {version} is not known to this version", hint="update hometape")
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """SQLite's errors as ours: full, a failed write or fsync (stop), a broken rule, anything else."""
+    try:
+        yield
+    except HometapeError:
+        raise
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF == sqlite3.SQLITE_FULL:
+            raise DiskFull("no space left for the catalog") from error
+        if code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+            raise SyncFailed(f"the catalog can't be written: {error}") from error
+        if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
+            raise StoreError(f"the catalog refuses a contradiction: {error}") from error
+        raise StoreError(f"the catalog failed: {error}") from error

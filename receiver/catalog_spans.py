@@ -26,6 +26,11 @@ def remove(base: sqlite3.Connection, owner: int, kind: int, first: int, last: in
             base.execute("INSERT INTO span VALUES (?,?,?,?)", (owner, kind, last + 1, high))
 
 
+def holds(base: sqlite3.Connection, owner: int, kind: int, number: int) -> bool:
+    """Whether a number is in a set."""
+    return bool(_touching(base, owner, kind, number, number))
+
+
 def read(base: sqlite3.Connection, owner: int, kind: int) -> Ranges:
     """A whole set."""
     rows = base.execute("SELECT first, last FROM span WHERE owner=? AND kind=? ORDER BY first", (owner, kind))

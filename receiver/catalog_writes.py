@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from receiver import catalog_spans
 from receiver.catalog_ids import Ids
 from receiver.catalog_rows import INSERT_SEGMENT, NewSegment, facts_of, origin_of, row_of
-from receiver.catalog_schema import ATTESTED, COPIES, HELD, IDS
+from receiver.catalog_schema import ATTESTED, COPIES, HELD, IDS, WANTED
 from receiver.model import Copy
 from receiver.verdict import Link, breaks
 from tape.errors import NotFound
+from tape.names import SegmentName
 from tape.receipt import to_ranges
 
-CHAIN, TAMPERED, LOST_COPY = "chain", "tampered", "copy"  # kinds of incidents
+# Kinds of incidents: a chain that contradicts, a second SHA-256, a bad copy, other bytes under a held identity,
+# uploads that broke a rule, a segment without any good copy here.
+CHAIN, TAMPERED, LOST_COPY, CONFLICT, QUARANTINE, LOST = "chain", "tampered", "copy", "conflict", "quarantine", "lost"
+_MOST_REFUSALS = 10_000  # remembered for an agent: a hostile one must not fill the catalog
 _PLACE = """
 SELECT s.id, s.stream, s.epoch, t.agent, t.name, e.name, s.seq, s.previous, s.sha256, s.broken
 FROM segment s JOIN stream t ON t.id = s.stream JOIN epoch e ON e.id = s.epoch
 """
 _BY_ID = _PLACE + "WHERE s.id=?"
 _BY_SEQ = _PLACE + "WHERE s.epoch=? AND s.seq=?"
+_BY_NAME = _PLACE + "WHERE t.agent=? AND t.name=? AND e.name=? AND s.seq=?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,19 @@ class Attested:
     segment: int
     ok: bool
     found: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An upload that is not taken, with its reason; `path` (below the state folder) holds its bytes, "" if not kept."""
+
+    agent: str
+    stream: str
+    name: SegmentName
+    size: int
+    reason: str
+    path: str
+    conflict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +191,8 @@ def add_copies(base: sqlite3.Connection, ids: Ids, copies: Sequence[Copy]) -> se
     for (epoch, target), numbers in new_seqs.items():
         for first, last in to_ranges(sorted(numbers)):
             catalog_spans.add(base, epoch, COPIES + target, first, last)
+        for seq in sorted(numbers) if catalog_spans.read(base, epoch, WANTED) else ():
+            _found_again(base, epoch, seq, now=max(copy.verified_ns for copy in copies))
     for (stream, target), total in sums.items():
         base.execute(
             "INSERT INTO stream_target VALUES (?1,?2,?3,?4,?5,nullif(?6,-1),?7) ON CONFLICT DO UPDATE SET"
@@ -249,6 +269,56 @@ def _place(base: sqlite3.Connection, query: str, values: tuple[int, ...]) -> _Pl
     *ids_and_names, seq, previous, sha256, broken = row
     strong = sha256.hex() if sha256 is not None else ""
     return _Place(*(*ids_and_names, Link(seq, previous.hex(), strong), bool(broken)))
+
+
+def refuse(base: sqlite3.Connection, ids: Ids, refusal: Refusal, now: int) -> None:
+    """Record what was refused: for the receipt, for the operator, and as an incident."""
+    known = base.execute("SELECT count(*) FROM quarantine WHERE agent=?", (refusal.agent,)).fetchone()[0]
+    subject = f"{refusal.name.epoch}-{refusal.name.seq:012d}" if refusal.conflict else ""
+    kind = CONFLICT if refusal.conflict else QUARANTINE
+    if known < _MOST_REFUSALS:
+        stream = ids.stream(base, refusal.agent, refusal.stream)
+        epoch = ids.epoch(base, stream, refusal.name.epoch, now)
+        base.execute(
+            "INSERT INTO refusal VALUES (?1,?2,?3,?4) ON CONFLICT DO UPDATE SET reason=?3, conflict=max(conflict,?4)",
+            (epoch, refusal.name.seq, refusal.reason[:500], int(refusal.conflict)),
+        )
+        base.execute(
+            "INSERT INTO quarantine (at, agent, stream, name, size, reason, path) VALUES (?1,?2,?3,?4,?5,?6,?7)"
+            " ON CONFLICT DO UPDATE SET at=?1, reason=?6, path=iif(?7='', path, ?7)",
+            (now, refusal.agent, refusal.stream, str(refusal.name), refusal.size, refusal.reason[:500], refusal.path),
+        )
+        add_incident(base, kind, refusal.agent, refusal.stream, subject, refusal.reason[:500], now)
+    else:
+        add_incident(base, kind, refusal.agent, "", "", f"more refusals than are kept; {refusal.reason[:400]}", now)
+
+
+def want(base: sqlite3.Connection, segment: int, why: str, now: int) -> tuple[str, str]:
+    """Ask the agent for a segment again: all its copies here are bad. Returns its (agent, stream)."""
+    place = _place(base, _BY_ID, (segment,))
+    if place is None:
+        raise NotFound(f"segment {segment} is not in the catalog")
+    catalog_spans.add(base, place.epoch, WANTED, place.link.seq, place.link.seq)
+    text = f"segment {place.subject} is lost here and wanted again: {why}"
+    add_incident(base, LOST, place.agent, place.stream_name, place.subject, text, now)
+    return place.agent, place.stream_name
+
+
+def renew(base: sqlite3.Connection, agent: str, stream: str, epoch: str, seq: int, now: int) -> None:
+    """A segment that was wanted lies in the home archive again."""
+    row = base.execute(_BY_NAME, (agent, stream, epoch, seq)).fetchone()
+    if row is None:
+        raise NotFound(f"segment {epoch}-{seq:012d} of {agent}/{stream} is not in the catalog")
+    catalog_spans.remove(base, row[2], WANTED, seq, seq)
+    close_incident(base, LOST, agent, stream, f"{epoch}-{seq:012d}", now)
+
+
+def _found_again(base: sqlite3.Connection, epoch: int, seq: int, *, now: int) -> None:
+    """A proven copy has turned up: nobody needs to send the segment again."""
+    place = _place(base, _BY_SEQ, (epoch, seq))
+    if place is not None and catalog_spans.holds(base, epoch, WANTED, seq):
+        catalog_spans.remove(base, epoch, WANTED, seq, seq)
+        close_incident(base, LOST, place.agent, place.stream_name, place.subject, now)
 
 
 def add_incident(

@@ -85,6 +85,9 @@ class LimitSettings(Section):
     max_decoded: Size = Field(16 * 2**30, description="size after decoding, as the footer states it")
     memory: Size = Field(1 * 2**30, description="address space of the inspecting process beyond what it starts with")
     seconds: Duration = Field(60, description="time to inspect one file")
+    quarantine: Size = Field(
+        2 * 2**30, description="what refused uploads may take up in quarantine; beyond it their bytes are not kept"
+    )
 
 
 class ReceiverSettings(Section):

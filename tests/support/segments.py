@@ -122,9 +122,11 @@ def parquet(footer: Footer, lines: list[bytes]) -> bytes:
             "ts_recv": pa.array([first + i for i in range(len(lines))], pa.timestamp("ns", tz="UTC")),
             "payload": pa.array(lines, pa.binary()),
         }
-    ).replace_schema_metadata({KEY: footer.to_json()})
+    )
     out = BytesIO()
-    pq.write_table(table, out, compression="zstd", store_schema=False)
+    with pq.ParquetWriter(out, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({KEY.decode("ascii"): footer.to_json().decode("ascii")})
     return out.getvalue()
 
 

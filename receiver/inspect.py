@@ -1,0 +1,315 @@
+"""A look at the end of uploaded Parquet files, in a process that may die of it.
+
+A hostile footer can make a C++ reader take gigabytes or abort where no exception is raised. So footers
+are read by a child process (`python -m receiver.inspect`) with limits on memory and CPU time; it never decodes a
+page. If it dies over a file, that file alone is tried once more in a fresh child, and if it dies again the
+file is what is wrong; all others are not affected.
+
+Between the two: one JSON line of paths in, one JSON line for each path out, in order.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from receiver.settings import LimitSettings
+from receiver.verdict import Inspected
+from tape.clock import Clock
+from tape.errors import SegmentError, StoreError
+from tape.footer import KEY, Footer
+from tape.log import get_logger
+
+MAX_OWN_FOOTER = 2 * 2**20  # bytes of our JSON in the metadata
+_TAIL = 64 * 1024  # read at once from the end: nearly every footer fits
+_THRIFT_STRINGS = 4 * 2**20
+_THRIFT_ITEMS = 200_000
+_START_SECONDS = 60.0
+_LOOK_EVERY = 0.2
+log = get_logger(__name__)
+
+
+class Inspector:
+    """Asks the child; starts it when needed and again when it died. Thread-safe: one batch at a time."""
+
+    def __init__(self, limits: LimitSettings, *, clock: Clock) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+
+    def start(self) -> None:
+        """Start the child now, so that the first upload need not wait for it; raises StoreError."""
+        with self._lock:
+            self._running()
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._drop()
+
+    def inspect(self, paths: Sequence[Path]) -> list[Inspected]:
+        """Look at files, in order. Never raises for what is in them; StoreError if no child can be started."""
+        found: list[Inspected] = []
+        with self._lock:
+            while len(found) < len(paths):
+                answers, trouble = self._running().ask(paths[len(found) :])
+                found += [_read(answer) for answer in answers]
+                if trouble:
+                    self._drop()
+                    found.append(self._alone(paths[len(found)], trouble))
+        return found
+
+    def _alone(self, path: Path, trouble: str) -> Inspected:
+        """Try the file the child died over once more, alone: it may have died of what came before."""
+        log.warning("inspection ended early, trying the file alone", path=str(path), trouble=trouble)
+        answers, trouble = self._running().ask([path])
+        if answers:
+            return _read(answers[0])
+        self._drop()
+        return Inspected(problem=f"inspecting it {trouble}: it is damaged or hostile")
+
+    def _running(self) -> "_Child":
+        if self._child is None or not self._child.alive:
+            self._drop()
+            self._child = _Child(self._limits, self._clock)
+        return self._child
+
+    def _drop(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
+class _Child:
+    """One life of the inspecting process, with its watch: time by file, and resident memory."""
+
+    def __init__(self, limits: LimitSettings, clock: Clock) -> None:
+        root = Path(__file__).resolve().parents[1]
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
+        self._limits = limits
+        self._clock = clock
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "receiver.inspect", limits.model_dump_json()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+            )
+        except OSError as error:
+            raise StoreError(f"the inspecting process can't be started: {error}") from error
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._pump, name="inspect-reader", daemon=True).start()
+        if not self._next(_START_SECONDS, watch_memory=False):
+            code = self._process.poll()
+            self.close()
+            raise StoreError(f"the inspecting process did not start (exit code {code})")
+        self._allowed = self._resident() + limits.memory
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, paths: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
+        """The answers in order; fewer than asked, and why, if the process died or had to be killed."""
+        assert self._process.stdin is not None
+        request = json.dumps([os.fspath(path) for path in paths]).encode("ascii") + b"\n"
+        found: list[dict[str, Any]] = []
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+        except OSError:
+            return found, "ended the inspecting process"
+        while len(found) < len(paths):
+            line = self._next(self._limits.seconds)
+            if not line:
+                trouble = "ended the inspecting process" if line == b"" else "took too long or too much memory"
+                return found, trouble
+            found.append(json.loads(line))
+        return found, ""
+
+    def _next(self, seconds: float, *, watch_memory: bool = True) -> bytes | None:
+        """The next line; b"" when the process is gone, None when it broke a limit (it is killed then)."""
+        deadline = self._clock.monotonic() + seconds
+        while True:
+            try:
+                return self._lines.get(timeout=_LOOK_EVERY)
+            except queue.Empty:
+                late = self._clock.monotonic() > deadline
+                if late or (watch_memory and self._resident() > self._allowed):
+                    self._process.kill()
+                    return None
+
+    def _resident(self) -> int:
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def _pump(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(b"")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _read(answer: dict[str, Any]) -> Inspected:
+    """An answer of the child; our footer is parsed here, where its errors can be told."""
+    if answer.get("problem"):
+        return Inspected(problem=str(answer["problem"]))
+    footer = None
+    problem = ""
+    if answer["footer"] is not None:
+        try:
+            footer = Footer.from_json(answer["footer"].encode("latin-1"))
+        except SegmentError as error:
+            problem = str(error)
+    first = (str(answer["first"][0]), str(answer["first"][1]))
+    return Inspected(problem, answer["rows"], answer["columns"], answer["decoded"], first, footer)
+
+
+# ------------------------------------------------------------------------------------------- in the child
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    footer: int
+    memory: int
+    seconds: float
+
+
+def look(path: Path, max_footer: int) -> dict[str, Any]:
+    """What the end of a Parquet file says, as JSON values; `problem` if it says nothing readable."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            tail = _tail(file, max_footer)
+    except OSError as error:
+        return {"problem": f"it can't be opened: {error.strerror or error}"}
+    if isinstance(tail, str):
+        return {"problem": tail}
+    return _metadata(tail)
+
+
+def _tail(file: BinaryIO, max_footer: int) -> bytes | str:
+    """The Parquet footer with its 8 closing bytes, or why there is none that may be read."""
+    size = file.seek(0, os.SEEK_END)
+    if size < 12:
+        return f"not a Parquet file: {size} bytes"
+    file.seek(max(0, size - _TAIL))
+    tail = _exactly(file, min(size, _TAIL))
+    length = int.from_bytes(tail[-8:-4], "little")
+    if tail[-4:] != b"PAR1":
+        return "not a Parquet file, or cut short: it does not end with PAR1"
+    if length > max_footer:
+        return f"its Parquet footer of {length} bytes is larger than limits.max_footer = {max_footer}"
+    if length + 12 > size:
+        return f"its Parquet footer claims {length} bytes of a file of {size}"
+    if length + 8 > len(tail):
+        file.seek(size - length - 8)
+        tail = _exactly(file, length + 8)
+    return tail[-(length + 8) :]
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    found = bytearray()
+    while len(found) < count:
+        block = file.read(count - len(found))
+        if not block:
+            raise OSError("it is shorter than it was")
+        found += block
+    return bytes(found)
+
+
+def _metadata(tail: bytes) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(
+            pa.BufferReader(tail), thrift_string_size_limit=_THRIFT_STRINGS, thrift_container_size_limit=_THRIFT_ITEMS
+        ) as opened:
+            facts = opened.metadata
+        rows, columns, decoded = facts.num_rows, facts.num_columns, 0
+        grouped = 0
+        for number in range(facts.num_row_groups):
+            group = facts.row_group(number)
+            if group.num_rows < 0 or group.total_byte_size < 0:
+                return {"problem": "its Parquet metadata holds a negative number"}
+            grouped += group.num_rows
+            decoded += group.total_byte_size
+        own = (facts.metadata or {}).get(KEY)
+        first = facts.schema.column(0) if columns else None
+        named = ("", "") if first is None else (first.path[:200], first.physical_type)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        return {"problem": f"its Parquet metadata can't be read: {str(error)[:200]}"}
+    if rows < 0 or grouped != rows:
+        return {"problem": f"its Parquet metadata claims {rows} rows, its row groups {grouped}"}
+    if own is not None and len(own) > MAX_OWN_FOOTER:
+        return {"problem": f"its hometape footer of {len(own)} bytes is larger than {MAX_OWN_FOOTER}"}
+    text = None if own is None else own.decode("latin-1")
+    return {"rows": rows, "columns": columns, "decoded": decoded, "first": named, "footer": text}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The child: limits from the command line, then batches from standard input until it ends."""
+    import pyarrow.parquet as pq  # before the limit on memory: what it starts with does not count
+
+    pq.ParquetFile  # noqa: B018 - the name is resolved, so its library is loaded
+    limits = LimitSettings.model_validate_json(argv[1])
+    _limit_memory(limits.memory)
+    out = sys.stdout.buffer
+    out.write(b"{}\n")
+    out.flush()
+    for line in sys.stdin.buffer:
+        for path in json.loads(line):
+            _limit_time(limits.seconds)
+            out.write(json.dumps(look(Path(path), limits.max_footer)).encode("ascii") + b"\n")
+            out.flush()
+    return 0
+
+
+def _limit_memory(more: int) -> None:
+    """Bound the address space where the system can; elsewhere the parent watches resident memory."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    have = psutil.Process().memory_info().vms
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (have + more, have + more))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _limit_time(seconds: float) -> None:
+    """Bound the CPU time of the next file where the system can; the parent watches the wall clock as well."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
