@@ -29,7 +29,6 @@ class Load:
     whole: int
     partial: int
     kept: int
-    open: bool
 
 
 class Relief(StrEnum):
@@ -70,9 +69,3 @@ def relieve(loads: Iterable[Load], excess: int) -> list[tuple[str, Relief]]:
             chosen.append((load.key, Relief.CUT))
             excess -= load.partial
     return chosen
-
-
-def surplus_writers(open_writers: Iterable[tuple[str, int]], limit: int) -> list[str]:
-    """Open writers above the limit: (key, source bytes) in, keys to seal out, the fullest first."""
-    ranked = sorted(open_writers, key=lambda pair: pair[1], reverse=True)
-    return [key for key, _ in ranked[: max(0, len(ranked) - limit)]]

@@ -31,7 +31,7 @@ from tape.names import EVENTS_STREAM, new_epoch
 from tape.receipt import EpochReceipt, Receipt
 
 KEEP_RELEASED = 10_000  # rows of released segments that stay for status
-EVENTS_SOURCE = "events"
+EVENTS_SOURCE = "hometape/events"  # no source of the settings can be called that
 _EVENTS_FILE = "events"
 
 log = get_logger(__name__)

@@ -1,0 +1,103 @@
+"""The threads that encode and seal: jobs of lanes, one at a time per lane, in order of commit per stream."""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from agent.lane import Lane
+from agent.sealer import Misfit, OpenSegment, Sealer
+from tape.errors import StoreError, SyncFailed
+from tape.layout import LINES, Layout
+from tape.log import get_logger
+
+_MOST_CHANGES = 8  # layouts tried for the first piece of a segment before it is taken as plain lines
+
+T = TypeVar("T")
+log = get_logger(__name__)
+
+FATAL = (SyncFailed, StoreError)
+
+
+class Workshop:
+    """Runs the sealer for lanes. Errors that end everything are raised; all others are left in `lane.broken`."""
+
+    def __init__(self, sealer: Sealer, workers: int) -> None:
+        self._sealer = sealer
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="seal")
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def close(self) -> None:
+        """Wait for running jobs and end the threads."""
+        self._pool.shutdown()
+
+    async def append(self, lane: Lane) -> None:
+        """Give the flying piece to the lane's open segment, or to a new one."""
+        try:
+            segment, taken, wanted = await self._run(self._append, lane)
+        except FATAL:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever typing trips over, the bytes must survive
+            lane.broken = error
+            return
+        lane.segment = segment
+        if taken < len(lane.flying.data if lane.flying else b""):
+            lane.roll, lane.wanted = True, wanted
+        lane.hand_back(taken)
+
+    async def seal(self, lane: Lane, segment: OpenSegment, *, final: bool) -> bool:
+        """Close and commit a segment, after those of its stream that were sealed before; whether it was committed."""
+        lock = self._locks.setdefault(lane.origin.stream, asyncio.Lock())
+        async with lock:
+            if lane.broken is not None:
+                return False
+            try:
+                await self._run(lambda: self._sealer.seal(segment, lane.place, final=final))
+            except FATAL:
+                raise
+            except Exception as error:  # noqa: BLE001 - the same: the text is still there and is sealed again
+                lane.broken = error
+                return False
+        lane.sealed(segment, final=final)
+        return True
+
+    async def abort(self, segments: list[OpenSegment]) -> None:
+        """Delete the temporary files of segments that will not be sealed."""
+        if segments:
+            await self._run(_abort, segments)
+
+    async def _run(self, job: Callable[..., T], *values: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, job, *values)
+
+    def _append(self, lane: Lane) -> tuple[OpenSegment, int, Layout | None]:
+        """In a thread. The layout is the one the rest of the piece wants, if that is why it was not taken."""
+        piece = lane.flying
+        assert piece is not None
+        segment = lane.segment
+        if segment is None:
+            segment = self._sealer.open(lane.origin, lane.cursor, piece.data, lane.shaped, plain=lane.plain)
+        try:
+            for attempt in range(_MOST_CHANGES + 1):
+                try:
+                    return segment, self._sealer.append(segment, piece), None
+                except Misfit as other:
+                    if segment.rows:
+                        return segment, 0, other.layout
+                    layout = other.layout if attempt < _MOST_CHANGES - 1 else LINES
+                    segment = self._sealer.reopen(segment, layout)
+            raise AssertionError("plain lines are never a misfit")
+        except BaseException:
+            segment.writer.abort()
+            raise
+
+
+def _abort(segments: list[OpenSegment]) -> None:
+    for segment in segments:
+        segment.writer.abort()
+
+
+def same_shape(one: Layout, other: Layout) -> bool:
+    """Whether two layouts give a reader the same columns."""
+    return replace(one, strays=False) == replace(other, strays=False)
