@@ -28,6 +28,7 @@ from tape.errors import (
 from tape.log import get_logger
 
 BAD_COPY = "copy"
+_MOST_WANTED = 10_000
 _FAULTS = (TargetError, DiskFull, SyncFailed)
 log = get_logger(__name__)
 
@@ -83,6 +84,7 @@ class Copier:
         self.home = next(target for target in targets if target.place.home)
         self._clock = clock
         self._readable = readable
+        self._wanted: set[int] = set()
 
     def run(self, target: Target, batch: Sequence[Held], *, beat: Callable[[], None]) -> Work:
         """Bring a batch to a target, or read it back at home; `beat` is called as long as something moves.
@@ -161,6 +163,7 @@ class Copier:
         now = self._clock.now_ns()
         with cataloguing():
             if target is self.home:
+                self._wanted.difference_update(held.id for held, _ in good)
                 for found in self.catalog.attest_many([(held.id, proof.sha256) for held, proof in good]):
                     for reason in found.found:
                         log.error("the chain is contradicted", segment=found.segment, reason=reason)
@@ -180,6 +183,7 @@ class Copier:
                 proof = self._heal(held, why)
             if proof is None:
                 work.fail(f"{held.path} at home is bad and no other target has it: {why}")
+                self._want(held, why)
             else:
                 good.append((held, proof))
         self._record(self.home, good, work)
@@ -207,6 +211,16 @@ class Copier:
             log.info("the home copy was healed", segment=path, source=name)
             return self.check(self.home, held)[0]
         return None
+
+    def _want(self, held: Held, why: str) -> None:
+        """No good copy is left here: the agent may still have it. Asked once in the life of the service."""
+        if held.id in self._wanted:
+            return
+        if len(self._wanted) >= _MOST_WANTED:
+            self._wanted.clear()
+        self._wanted.add(held.id)
+        with cataloguing():
+            self.catalog.want_again(held.id, why)
 
     def _suspect_home(self, held: Held, error: HometapeError) -> None:
         """The home bytes could not be had: if that lasts, the home copy no longer counts and is healed."""

@@ -170,7 +170,7 @@ async def test_an_unforeseen_error_stays_in_its_lane(archive: Archive) -> None:
 
 
 async def test_one_bad_segment_holds_up_no_other(archive: Archive) -> None:
-    """A segment whose home bytes are damaged before its first read-back is told; all others are copied."""
+    """A segment whose home bytes are damaged before its first read-back is asked for again; all others are copied."""
     held = archive.commit(20)
     bad = archive.root / "home" / str(held[7].path)
     good = bad.read_bytes()
@@ -179,13 +179,17 @@ async def test_one_bad_segment_holds_up_no_other(archive: Archive) -> None:
         await wait_until_async(lambda: archive.copied("home") == archive.copied("nas") == 19)
         archive.commit(1)
         await wait_until_async(lambda: archive.copied("home") == archive.copied("nas") == 20)
-        (incident,) = archive.catalog.incidents()
-        assert str(held[7].path) in incident.text
+        assert {incident.kind for incident in archive.catalog.incidents()} == {"copy", "lost"}
+        assert all(incident.subject for incident in archive.catalog.incidents())
+        (receipt,) = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home").values()
+        assert receipt.resend == ((7, 7),)
         assert "at home" in fanout.views()[0].error
         assert "home copy" in fanout.views()[1].error
         bad.write_bytes(good)
         await wait_until_async(lambda: archive.copied("home") == archive.copied("nas") == 21)
         await wait_until_async(lambda: archive.catalog.incidents() == [])
+        (receipt,) = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home").values()
+        assert (receipt.resend, receipt.safe) == ((), ((0, 20),))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "gone"])
