@@ -23,7 +23,7 @@ from tape.footer import KEY, Footer
 from tape.layout import RAW, EncodingPlan, Layout, Misfit, Tally, columns, encoding, parse, render
 from tape.names import SegmentName
 
-__all__ = ["EncodingPlan", "Misfit", "Sealed", "SegmentWriter", "read_footer", "source_chunks", "verify"]
+__all__ = ["EncodingPlan", "Misfit", "Sealed", "SegmentWriter", "read_footer", "row_batches", "source_chunks", "verify"]
 
 ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_BYTES = 48 << 20
@@ -343,16 +343,22 @@ def _layout_of(path: Path, file: Any, footer: Footer) -> Layout:
     return layout
 
 
+def row_batches(path: Path) -> Iterator[tuple[Layout, pa.RecordBatch]]:
+    """All rows in order, some MiB of source at a time, with the layout that renders them; raises SegmentError."""
+    with _opened(path) as file:
+        footer = _footer_of(path, file)
+        layout = _layout_of(path, file, footer)
+        for batch in _batches(path, file, footer):
+            yield layout, batch
+
+
 def source_chunks(path: Path) -> Iterator[bytes]:
     """The bytes of the source that the segment covers, some MiB at a time; raises SegmentError.
 
     The digest is not checked here: the caller concatenates segments and compares, or calls `verify`.
     """
-    with _opened(path) as file:
-        footer = _footer_of(path, file)
-        layout = _layout_of(path, file, footer)
-        for batch in _batches(path, file, footer):
-            yield bytes(render(layout, batch))
+    for layout, batch in row_batches(path):
+        yield bytes(render(layout, batch))
 
 
 def verify(path: Path) -> Footer:
