@@ -1,7 +1,7 @@
 """The listening server: who may connect, log in and open sessions, and the limits around them."""
 
 import asyncio
-import contextlib
+import functools
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -114,7 +114,7 @@ class Ingress:
             self._doors.append(door)
             door.task = asyncio.ensure_future(self._serve(link, door))
             self._serving.add(door.task)
-            door.task.add_done_callback(self._serving.discard)
+            door.task.add_done_callback(functools.partial(self._served, link, door))
 
     def _make_room(self, newcomer: "_Door") -> None:
         waiting = [door for door in self._doors if door.agent is None]
@@ -130,12 +130,14 @@ class Ingress:
             await conn.wait_closed()
         except (asyncssh.Error, OSError) as error:
             _log.debug("a connection ended", address=door.address, error=str(error))
-        finally:
-            door.drop()
-            with contextlib.suppress(OSError):
-                link.close()
-            if door in self._doors:
-                self._doors.remove(door)
+
+    def _served(self, link: socket.socket, door: "_Door", task: "asyncio.Future[None]") -> None:
+        self._serving.discard(task)
+        door.drop()
+        if door.conn is None:  # else its transport closes the socket, when it no longer waits on it
+            link.close()
+        if door in self._doors:
+            self._doors.remove(door)
 
     async def _watch(self) -> None:
         """Close what is idle, deaf or overdone."""
