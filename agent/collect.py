@@ -7,28 +7,26 @@ back-pressure. A full spool or disk pauses sealing, and `take` with it; work res
 """
 
 import asyncio
-import heapq
-import itertools
-import shutil
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from agent.budget import PIECE, Pause, Relief, may_seal, relieve
+from agent.budget import PIECE, Pause, Relief, relieve
+from agent.due import Dues
 from agent.event_log import EventLog
 from agent.lane import Lane
 from agent.model import Chunk, Event, EventKind, Origin
 from agent.outbox import Outbox
 from agent.sealer import OpenSegment, Place, Sealer, Shaped, cursor_of
 from agent.settings import SealSettings, SpoolSettings
-from agent.workshop import Workshop, same_shape
+from agent.space import Space
+from agent.workshop import Workshop, schema_change
 from tape import __version__
 from tape.clock import Clock
 from tape.durable import DISK, Disk
-from tape.errors import DiskError, DiskFull, HometapeError, SourceError, StoreError
+from tape.errors import DiskError, HometapeError, SourceError, StoreError
 from tape.log import get_logger
 
-RETRY = 5.0  # seconds until a refusing disk is tried again
 STUCK_RETRY = 60.0  # seconds until an origin that can't be sealed is tried again
 IDLE_LANES = 512  # lanes without text that stay in memory
 CLOCK_STEP = 0.5  # seconds that the wall clock must jump to be worth an event
@@ -57,18 +55,15 @@ class Collector:
     ) -> None:
         self._outbox = outbox
         self._seal = seal
-        self._spool = spool
         self._clock = clock
         self._workshop = Workshop(Sealer(outbox, level=seal.level, clock=clock, disk=disk), seal.workers)
         self._open_limit = seal.workers + 1
         self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._due: list[tuple[float, int, Lane]] = []
-        self._order = itertools.count()
+        self._dues = Dues()
         self._load = 0
         self._room = asyncio.Event()
-        self._pause = Pause.NONE
-        self._retry_at = 0.0
+        self._space = Space(outbox, spool)
         self._failure: HometapeError | None = None
         self._events = EventLog(outbox, clock, self._fail)
         stored = outbox.file(outbox.events_origin.file_id)
@@ -177,7 +172,7 @@ class Collector:
         now = self._clock.monotonic()
         lanes = self._lanes.values()
         return Collecting(
-            pause=self._pause,
+            pause=self._space.pause,
             held_bytes=self._load,
             origins=len(self._lanes),
             open_segments=sum(lane.segment is not None for lane in lanes),
@@ -219,10 +214,7 @@ class Collector:
         self._load += load - lane.counted
         lane.counted = load
         self._make_room()
-        due = lane.due(self._seal)
-        if due is not None and (lane.queued_due is None or due < lane.queued_due):
-            lane.queued_due = due
-            heapq.heappush(self._due, (due, next(self._order), lane))
+        self._dues.watch(lane, lane.due(self._seal))
 
     def _touched(self, lane: Lane) -> None:
         self._account(lane)
@@ -268,9 +260,9 @@ class Collector:
             await self._recover(lane, lane.broken)
             return True
         now = self._clock.monotonic()
-        if now < max(lane.retry_at, self._retry_at):
+        if now < lane.retry_at or self._space.refusing(now):
             return False
-        paused = self._is_paused()
+        paused = self._space.paused()
         if lane.must_seal(self._seal) or (paused and lane.wish is not None and lane.segment is not None):
             if not lane.seal_running:
                 self._start_sealing(lane, now)
@@ -302,15 +294,9 @@ class Collector:
     def _start_sealing(self, lane: Lane, now: float) -> None:
         before = lane.shaped.layout
         segment, final = lane.start_sealing(now)
-        layout = segment.writer.layout
-        if before is not None and not same_shape(before, layout):
-            detail: dict[str, str | int | None] = {
-                "was": before.fingerprint,
-                "now": layout.fingerprint,
-                "offset": segment.start,
-                "columns": len(layout.columns),
-            }
-            self._note(EventKind.SCHEMA, lane.origin.stream, detail, lane.origin)
+        change = schema_change(before, segment)
+        if change is not None:
+            self._note(EventKind.SCHEMA, lane.origin.stream, change, lane.origin)
         lane.seal_running = True
         self._spawn(self._seal_segment(lane, segment, final=final))
 
@@ -329,8 +315,7 @@ class Collector:
         facts = {"file": lane.origin.name, "stream": lane.origin.stream, "error": str(error)}
         await self._workshop.abort(lane.rewind(now))
         if isinstance(error, DiskError):
-            self._retry_at = now + RETRY
-            self._set_pause(Pause.DISK_FULL if isinstance(error, DiskFull) else Pause.DISK_ERROR)
+            self._space.refused(error, now)
             log.warning("a segment waits for the disk", **facts)
             return
         lane.failures += 1
@@ -343,9 +328,7 @@ class Collector:
     # ---- watching
 
     def _attend(self, now: float) -> None:
-        while self._due and self._due[0][0] <= now:
-            _, _, lane = heapq.heappop(self._due)
-            lane.queued_due = None
+        for lane in self._dues.ready(now):
             if self._lanes.get(lane.origin.file_id) is not lane:
                 continue
             if lane.attend(now, self._seal) or lane.wish is not None:
@@ -355,7 +338,7 @@ class Collector:
 
     def _relieve(self) -> None:
         """Seal the largest early, as far as what is being worked on does not free enough anyway."""
-        if self._is_paused():
+        if self._space.paused():
             return
         excess = self._load - self._seal.buffer // 2
         waiting = []
@@ -372,38 +355,14 @@ class Collector:
             if lane.want(now, cut=relief is Relief.CUT):
                 self._kick(lane)
 
-    def _is_paused(self) -> bool:
-        if not self._pause and self._outbox.spooled_bytes() >= self._spool.max_bytes:
-            self._set_pause(Pause.SPOOL_FULL)
-        return self._pause is not Pause.NONE
-
     async def _look_at_space(self, now: float) -> None:
-        free = (await asyncio.to_thread(shutil.disk_usage, self._outbox.spool)).free
-        pause = may_seal(
-            spooled=self._outbox.spooled_bytes(),
-            max_bytes=self._spool.max_bytes,
-            free=free,
-            keep_free=self._spool.keep_free,
-        )
-        if now < self._retry_at:
-            return
-        was = self._pause
-        self._set_pause(pause)
+        resumed = self._space.look(now, await asyncio.to_thread(self._space.free))
         for lane in list(self._lanes.values()):
             retried = 0.0 < lane.retry_at <= now
             if retried:
                 lane.retry_at = 0.0
-            if retried or (was and not pause and not lane.idle):
+            if retried or (resumed and not lane.idle):
                 self._kick(lane)
-
-    def _set_pause(self, pause: Pause) -> None:
-        if pause is self._pause:
-            return
-        self._pause = pause
-        if pause:
-            log.warning("sealing waits", why=pause.value, spooled=self._outbox.spooled_bytes())
-        else:
-            log.info("sealing goes on")
 
     def _look_at_clock(self) -> None:
         drift = self._clock.now_ns() / 1e9 - self._clock.monotonic()
@@ -421,7 +380,7 @@ class Collector:
 
     async def _feed_events(self) -> None:
         """Hand recorded events to their own lane; they come from the outbox, so none is lost by a crash."""
-        if self._events_taken >= self._outbox.events_end() or self._load >= self._seal.buffer or self._pause:
+        if self._events_taken >= self._outbox.events_end() or self._load >= self._seal.buffer or self._space.pause:
             return
         lines = await asyncio.to_thread(self._outbox.events_from, self._events_taken, EVENTS_AT_ONCE)
         lane = await self._lane(self._outbox.events_origin, None)

@@ -7,36 +7,29 @@ layout; segments and events are bounded by the spool and by home's receipts, rel
 KEEP_RELEASED.
 """
 
-import sqlite3
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from agent import outbox_rows as rows
-from agent.lifecycle import Action, Said, SegmentEvent, step
-from agent.model import Event, EventKind, KnownFile, Origin, Spooled, State
+from agent.lifecycle import Said, SegmentEvent
+from agent.model import Event, KnownFile, Spooled, State
+from agent.outbox_events import EventTable
+from agent.outbox_moves import Moves, move_of
 from agent.outbox_rows import NewSegment, StoredFile, StreamHead, StreamTotals
-from agent.outbox_start import adopt, drop_empty_folders, survey
+from agent.outbox_start import recover
 from agent.outbox_store import Store
-from agent.recovery import Decision
 from tape import digest
 from tape.clock import Clock
 from tape.durable import DISK, Disk
-from tape.errors import DiskError, DiskFull, HometapeError, ReceiptError, SegmentError, StoreError, StoreLocked
+from tape.errors import DiskFull, HometapeError, ReceiptError, StoreError, StoreLocked
 from tape.log import get_logger
-from tape.names import EVENTS_STREAM, new_epoch
+from tape.names import new_epoch
 from tape.receipt import EpochReceipt, Receipt
 
-KEEP_RELEASED = 10_000  # rows of released segments that stay for status
-EVENTS_SOURCE = "hometape/events"  # no source of the settings can be called that
-_EVENTS_FILE = "events"
-
 log = get_logger(__name__)
-
-Move = tuple[Spooled, SegmentEvent, str]
 
 
 class Outbox:
@@ -45,21 +38,15 @@ class Outbox:
     def __init__(self, state: Path, agent: str, clock: Clock, disk: Disk, lock: FileLock, store: Store) -> None:
         self.agent = agent
         self.spool = state / "spool"
-        self._clock = clock
-        self._disk = disk
         self._file_lock = lock
         self._store = store
-        self._lock = threading.RLock()
-        self._wakes: list[Callable[[], None]] = []
         self._seen_ns: dict[str, int] = {}
-        self.epoch, events_id = self._identity()
-        self.events_origin = Origin(events_id, EVENTS_SOURCE, EVENTS_STREAM, _EVENTS_FILE, "frames")
-        self._spooled_bytes = 0
-        self._sealed = (0, 0)
-        self._released = 0
-        self._events_end = self._find_events_end()
-        self._events_waiting = 0
-        self._count()
+        self.epoch, events_id = _identity(store, agent, clock)
+        self._events = EventTable(store, events_id)
+        self.events_origin = self._events.origin
+        self._moves = Moves(store, self.spool, self._events, clock=clock, disk=disk)
+        self._lock = self._moves.lock
+        recover(store, self._moves, self.spool, agent=agent, epoch=self.epoch, disk=disk)
 
     @classmethod
     def open(cls, state: Path, agent: str, *, clock: Clock, disk: Disk = DISK) -> "Outbox":
@@ -73,14 +60,12 @@ class Outbox:
         store: Store | None = None
         try:
             store = Store(state / "outbox.db", disk)
-            outbox = cls(state, agent, clock, disk, lock, store)
-            outbox._recover()
+            return cls(state, agent, clock, disk, lock, store)
         except BaseException:
             if store is not None:
                 store.close()
             lock.release()
             raise
-        return outbox
 
     def close(self) -> None:
         """Close the database and let go of the state folder."""
@@ -90,7 +75,7 @@ class Outbox:
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Have `wake` called, from any thread, after segments became ready to be sent."""
-        self._wakes.append(wake)
+        self._moves.subscribe(wake)
 
     def fail(self, error: HometapeError) -> None:
         """After a failed fsync: acknowledge nothing any more; every later call raises this error."""
@@ -107,15 +92,15 @@ class Outbox:
 
     def mark_held(self, ids: Sequence[int]) -> None:
         """Home acknowledged these uploads."""
-        self._mark(ids, SegmentEvent.ACKED, "")
+        self._moves.mark(ids, SegmentEvent.ACKED, "")
 
     def mark_refused(self, id: int, reason: str) -> None:  # noqa: A002 - the word callers use
         """Home will not take this one; it stays in the spool until a person decides."""
-        self._mark([id], SegmentEvent.REFUSED, reason)
+        self._moves.mark([id], SegmentEvent.REFUSED, reason)
 
     def mark_missing(self, id: int, reason: str) -> None:  # noqa: A002 - the word callers use
         """The push found the spool file gone or changed: reported as a gap, never sent."""
-        self._mark([id], SegmentEvent.MISSING, reason)
+        self._moves.mark([id], SegmentEvent.MISSING, reason)
 
     def apply_receipt(self, receipt: Receipt) -> int:
         """Act on a receipt whose signature was verified; the number of segments released by it.
@@ -148,11 +133,11 @@ class Outbox:
 
     def waiting(self) -> tuple[int, int]:
         """Segments and bytes that home does not hold yet."""
-        return self._sealed
+        return self._moves.sealed
 
     def spooled_bytes(self) -> int:
         """Bytes of all segments that are not released."""
-        return self._spooled_bytes
+        return self._moves.spooled_bytes
 
     def totals(self) -> list[StreamTotals]:
         """Every stream for status, by name."""
@@ -261,11 +246,10 @@ class Outbox:
                 )
                 consumed = 0
                 if known.origin.file_id == self.events_origin.file_id:
-                    consumed = db.execute("DELETE FROM events WHERE start < ?", (known.offset,)).rowcount
-            self._events_waiting -= consumed
-            self._spooled_bytes += new.size
-            self._sealed = (self._sealed[0] + 1, self._sealed[1] + new.size)
-        self._wake()
+                    consumed = self._events.consume(db, known.offset)
+            self._events.consumed(consumed)
+            self._moves.added(new.size)
+        self._moves.wake()
         return replace(made, id=number)
 
     def finish(self, file_id: str) -> None:
@@ -294,114 +278,22 @@ class Outbox:
         """Record events durably, in order, in one transaction; the sealer takes them from here."""
         with self._lock:
             with self._store.transaction() as db:
-                end = self._insert_events(db, events)
-            self._note_events(end, len(events))
+                end = self._events.add(db, events)
+            self._events.added(end, len(events))
 
     def events_from(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Recorded, not yet sealed events from a byte offset of their stream on: (start, line)."""
-        with self._store.reading() as db:
-            found = db.execute(
-                "SELECT start, line FROM events WHERE start >= ? ORDER BY start LIMIT ?", (offset, limit)
-            )
-            return [(row["start"], row["line"]) for row in found]
+        return self._events.read(offset, limit)
 
     def events_end(self) -> int:
         """The byte offset after the newest recorded event."""
-        return self._events_end
+        return self._events.end
 
     def events_waiting(self) -> int:
         """How many recorded events are not sealed yet."""
-        return self._events_waiting
+        return self._events.waiting
 
     # ---- within
-
-    def _identity(self) -> tuple[str, str]:
-        with self._store.transaction() as db:
-            meta = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM meta")}
-            if meta and meta.get("agent") != self.agent:
-                raise StoreError(
-                    f"the outbox belongs to agent {meta.get('agent')!r}, not {self.agent!r}",
-                    hint="use the old name, or another `state` directory",
-                )
-            if not meta:
-                meta = {
-                    "agent": self.agent,
-                    "epoch": new_epoch(),
-                    "events": new_epoch() + new_epoch(),
-                    "created_ns": str(self._clock.now_ns()),
-                }
-                db.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", list(meta.items()))
-                log.info("new epoch", epoch=meta["epoch"])
-        return meta["epoch"], meta["events"]
-
-    def _recover(self) -> None:
-        with self._store.reading() as db:
-            known = {one.path: one for one in rows.select(db, "")}
-            next_seqs = {row["name"]: row["next_seq"] for row in db.execute("SELECT name, next_seq FROM streams")}
-        moves: list[Move] = []
-        adopted: list[Spooled] = []
-        for finding in survey(self.spool, known, self.epoch, next_seqs):
-            decision, row, path = finding.rule.decision, finding.row, self.spool / finding.path
-            if decision in (Decision.DELETE, Decision.FREE):
-                self._disk.remove(path)
-                log.info("deleted at the start", file=finding.path, why=finding.rule.why)
-            if decision in (Decision.FREE, Decision.RELEASED) and row is not None:
-                moves.append((row, SegmentEvent.FREED, ""))
-            elif decision is Decision.LOST and row is not None:
-                moves.append((row, SegmentEvent.MISSING, "the spool file is missing or has another size"))
-            elif decision is Decision.FOUND and row is not None:
-                moves.append((row, SegmentEvent.FOUND, ""))
-            elif decision is Decision.ADOPT:
-                adopted += self._adopt(finding.path)
-            elif decision is Decision.LEAVE:
-                log.error("left in the spool", file=finding.path, why=finding.rule.why)
-        self._move(moves)
-        self._add_adopted(adopted)
-        with self._store.transaction() as db:
-            db.execute(
-                "DELETE FROM forms WHERE id NOT IN (SELECT coalesce(layout, 0) FROM files"
-                " UNION SELECT coalesce(plan, 0) FROM files UNION SELECT coalesce(layout, 0) FROM streams"
-                " UNION SELECT coalesce(plan, 0) FROM streams)"
-            )
-        drop_empty_folders(self.spool)
-        self._count()
-
-    def _adopt(self, path: str) -> list[Spooled]:
-        try:
-            return [adopt(self.spool, path, self.agent)]
-        except SegmentError as error:
-            log.error("left in the spool", file=path, why=str(error))
-            return []
-
-    def _add_adopted(self, adopted: Sequence[Spooled]) -> None:
-        if not adopted:
-            return
-        with self._store.transaction() as db:
-            for one in sorted(adopted, key=lambda one: (one.stream, one.name.epoch, one.name.seq)):
-                stream = rows.stream_id(db, one.stream, digest.genesis(self.agent, one.stream, self.epoch))
-                rows.insert_segment(db, stream, one)
-        log.warning("segments of a lost outbox will be sent", segments=len(adopted))
-
-    def _count(self) -> None:
-        with self._store.reading() as db:
-            row = db.execute("SELECT coalesce(sum(size), 0) FROM segments WHERE state NOT IN ('released', 'lost')")
-            self._spooled_bytes = row.fetchone()[0]
-            row = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM segments WHERE state = 'sealed'").fetchone()
-            self._sealed = (row[0], row[1])
-            self._released = db.execute("SELECT count(*) FROM segments WHERE state = 'released'").fetchone()[0]
-            self._events_waiting = db.execute("SELECT count(*) FROM events").fetchone()[0]
-
-    def _find_events_end(self) -> int:
-        with self._store.reading() as db:
-            last = db.execute("SELECT max(start + length(line)) FROM events").fetchone()[0]
-            sealed = db.execute("SELECT offset FROM files WHERE file_id = ?", (self.events_origin.file_id,)).fetchone()
-        return max(last or 0, sealed["offset"] if sealed else 0)
-
-    def _mark(self, ids: Sequence[int], event: SegmentEvent, reason: str) -> None:
-        with self._lock:
-            with self._store.reading() as db:
-                found = [one for id_ in ids for one in rows.select(db, "WHERE s.id = ?", (id_,))]
-            self._move([(one, event, reason) for one in found])
 
     def _apply(self, receipt: Receipt) -> int:
         stream = receipt.stream
@@ -419,8 +311,8 @@ class Outbox:
                     f"receipt of stream {stream}: home holds seq {said[self.epoch].last}, this outbox made only {made}",
                     hint="was the outbox restored from an older copy? move outbox.db aside so that a new epoch begins",
                 )
-            moves = [move for one in self._live(stream) if (move := _move_of(one, said)) is not None]
-            released = self._move(moves, stream=stream, issued_ns=receipt.issued_ns)
+            moves = [move for one in self._live(stream) if (move := move_of(one, said)) is not None]
+            released = self._moves.move(moves, stream=stream, issued_ns=receipt.issued_ns)
             self._seen_ns[stream] = max(last, receipt.issued_ns)
         return released
 
@@ -428,94 +320,23 @@ class Outbox:
         with self._store.reading() as db:
             return rows.select(db, "WHERE t.name = ? AND s.state <> 'released' ORDER BY s.id", (stream,))
 
-    def _move(self, moves: Sequence[Move], *, stream: str = "", issued_ns: int = -1) -> int:
-        """Perform moves: the new states durable first, then the actions; the number of segments released."""
-        with self._lock:
-            steps = [(one, event, reason, *step(one.state, event)) for one, event, reason in moves]
-            changed = [(one, after, reason) for one, _, reason, after, _ in steps if after is not one.state]
-            lost = [self._gap(one, reason) for one, after, reason in changed if after is State.LOST]
-            if changed:
-                with self._store.transaction() as db:
-                    db.executemany(
-                        "UPDATE segments SET state = ?, reason = ? WHERE id = ?",
-                        [(after.value, reason, one.id) for one, after, reason in changed],
-                    )
-                    if issued_ns >= 0:
-                        db.execute("UPDATE streams SET receipt_ns = ? WHERE name = ?", (issued_ns, stream))
-                    end = self._insert_events(db, lost)
-                    self._compact(db, sum(after is State.RELEASED for _, after, _ in changed))
-                self._note_events(end, len(lost))
-                self._account(changed)
-            for one, event, reason, after, actions in steps:
-                if Action.REPORT in actions:
-                    log.error(
-                        "segment needs a person",
-                        stream=one.stream,
-                        segment=str(one.name),
-                        state=after.value,
-                        what=event.value,
-                        reason=reason,
-                    )
-            if any(Action.WAKE in actions for *_, actions in steps):
-                self._wake()
-            gone = [one for one, _, _, after, actions in steps if Action.FREE in actions and self._unlink(one)]
-            freed: list[Move] = [(replace(one, state=State.SAFE), SegmentEvent.FREED, "") for one in gone]
-            released = sum(after is State.RELEASED for _, after, _ in changed)
-        return released + (self._move(freed) if freed else 0)
 
-    def _unlink(self, one: Spooled) -> bool:
-        try:
-            self._disk.remove(self.spool / one.path)
-        except DiskError as error:  # Windows: still open somewhere; the next receipt tries again
-            log.warning("spool file can't be deleted yet", file=one.path, error=str(error))
-            return False
-        return True
-
-    def _account(self, changed: Sequence[tuple[Spooled, State, str]]) -> None:
-        count, size = self._sealed
-        absent = (State.RELEASED, State.LOST)
-        for one, after, _ in changed:
-            sealed = (after is State.SEALED) - (one.state is State.SEALED)
-            count, size = count + sealed, size + sealed * one.size
-            self._spooled_bytes += ((one.state in absent) - (after in absent)) * one.size
-        self._sealed = (count, size)
-
-    def _compact(self, db: sqlite3.Connection, more: int) -> None:
-        self._released += more
-        if self._released > KEEP_RELEASED + KEEP_RELEASED // 10:
-            db.execute(
-                "DELETE FROM segments WHERE state = 'released' AND id <="
-                " (SELECT id FROM segments WHERE state = 'released' ORDER BY id DESC LIMIT 1 OFFSET ?)",
-                (KEEP_RELEASED,),
+def _identity(store: Store, agent: str, clock: Clock) -> tuple[str, str]:
+    """The epoch and the file id of the events, made at the first start; StoreError for another agent's outbox."""
+    with store.transaction() as db:
+        meta = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM meta")}
+        if meta and meta.get("agent") != agent:
+            raise StoreError(
+                f"the outbox belongs to agent {meta.get('agent')!r}, not {agent!r}",
+                hint="use the old name, or another `state` directory",
             )
-            self._released = KEEP_RELEASED
-
-    def _gap(self, one: Spooled, reason: str) -> Event:
-        detail: dict[str, str | int | None] = {
-            "segment": str(one.name), "rows": one.rows, "bytes": one.size, "was": one.state.value, "reason": reason,
-        }  # fmt: skip
-        return Event(EventKind.GAP, "outbox", one.stream, one.path, self._clock.now_ns(), detail, "storage")
-
-    def _insert_events(self, db: sqlite3.Connection, events: Sequence[Event]) -> int:
-        end = self._events_end
-        for event in events:
-            line = rows.event_line(event)
-            db.execute("INSERT INTO events (start, line) VALUES (?, ?)", (end, line))
-            end += len(line)
-        return end
-
-    def _note_events(self, end: int, count: int) -> None:
-        self._events_end = end
-        self._events_waiting += count
-
-    def _wake(self) -> None:
-        for wake in self._wakes:
-            wake()
-
-
-def _move_of(one: Spooled, said: Mapping[str, Said]) -> Move | None:
-    """What a receipt means for one segment; a SAFE one that could not be deleted is tried again by every receipt."""
-    found = said[one.name.epoch].of(one.name.seq) if one.name.epoch in said else None
-    if found is not None:
-        return one, *found
-    return (one, SegmentEvent.SAFE, "") if one.state is State.SAFE else None
+        if not meta:
+            meta = {
+                "agent": agent,
+                "epoch": new_epoch(),
+                "events": new_epoch() + new_epoch(),
+                "created_ns": str(clock.now_ns()),
+            }
+            db.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", list(meta.items()))
+            log.info("new epoch", epoch=meta["epoch"])
+    return meta["epoch"], meta["events"]

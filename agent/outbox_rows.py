@@ -134,6 +134,15 @@ def form_id(db: sqlite3.Connection, body: str) -> int | None:
     return found
 
 
+def forget_forms(db: sqlite3.Connection) -> None:
+    """Delete layouts and plans that nothing refers to any more."""
+    db.execute(
+        "DELETE FROM forms WHERE id NOT IN (SELECT coalesce(layout, 0) FROM files"
+        " UNION SELECT coalesce(plan, 0) FROM files UNION SELECT coalesce(layout, 0) FROM streams"
+        " UNION SELECT coalesce(plan, 0) FROM streams)"
+    )
+
+
 def save_file(db: sqlite3.Connection, file: StoredFile, layout: int | None, plan: int | None) -> None:
     """Insert or update a known file."""
     known = file.known

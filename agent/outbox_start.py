@@ -5,12 +5,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent import outbox_rows
+from agent.lifecycle import SegmentEvent
 from agent.model import Spooled, State
-from agent.recovery import Found, Place, Rule, decide
+from agent.outbox_moves import Move, Moves
+from agent.outbox_store import Store
+from agent.recovery import Decision, Found, Place, Rule, decide
 from tape import digest
-from tape.durable import is_temp
+from tape.durable import Disk, is_temp
 from tape.errors import NameRefused, SegmentError
+from tape.log import get_logger
 from tape.names import SegmentName, check_stream
+
+log = get_logger(__name__)
+
+_MOVES = {
+    Decision.FREE: (SegmentEvent.FREED, ""),
+    Decision.RELEASED: (SegmentEvent.FREED, ""),
+    Decision.LOST: (SegmentEvent.MISSING, "the spool file is missing or has another size"),
+    Decision.FOUND: (SegmentEvent.FOUND, ""),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,44 @@ class Finding:
     path: str
     row: Spooled | None
     rule: Rule
+
+
+def recover(store: Store, moves: Moves, spool: Path, *, agent: str, epoch: str, disk: Disk) -> None:
+    """Bring spool and rows together again, whatever happened before; raises StoreError, DiskError."""
+    with store.reading() as db:
+        known = {one.path: one for one in outbox_rows.select(db, "")}
+        next_seqs = {row["name"]: row["next_seq"] for row in db.execute("SELECT name, next_seq FROM streams")}
+    wanted: list[Move] = []
+    adopted: list[Spooled] = []
+    for finding in survey(spool, known, epoch, next_seqs):
+        decision, row = finding.rule.decision, finding.row
+        if decision in (Decision.DELETE, Decision.FREE):
+            disk.remove(spool / finding.path)
+            log.info("deleted at the start", file=finding.path, why=finding.rule.why)
+        elif decision is Decision.ADOPT:
+            adopted += _adopted(spool, finding.path, agent)
+        elif decision is Decision.LEAVE:
+            log.error("left in the spool", file=finding.path, why=finding.rule.why)
+        if row is not None and decision in _MOVES:
+            wanted.append((row, *_MOVES[decision]))
+    moves.move(sorted(wanted, key=lambda move: move[0].id))
+    with store.transaction() as db:
+        for one in sorted(adopted, key=lambda one: (one.stream, one.name)):
+            stream = outbox_rows.stream_id(db, one.stream, digest.genesis(agent, one.stream, epoch))
+            outbox_rows.insert_segment(db, stream, one)
+        outbox_rows.forget_forms(db)
+    if adopted:
+        log.warning("segments of a lost outbox will be sent", segments=len(adopted))
+    drop_empty_folders(spool)
+    moves.count()
+
+
+def _adopted(spool: Path, relative: str, agent: str) -> list[Spooled]:
+    try:
+        return [adopt(spool, relative, agent)]
+    except SegmentError as error:
+        log.error("left in the spool", file=relative, why=str(error))
+        return []
 
 
 def survey(spool: Path, rows: Mapping[str, Spooled], epoch: str, next_seqs: Mapping[str, int]) -> Iterator[Finding]:

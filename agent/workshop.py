@@ -98,6 +98,14 @@ def _abort(segments: list[OpenSegment]) -> None:
         segment.writer.abort()
 
 
-def same_shape(one: Layout, other: Layout) -> bool:
-    """Whether two layouts give a reader the same columns."""
-    return replace(one, strays=False) == replace(other, strays=False)
+def schema_change(before: Layout | None, segment: OpenSegment) -> dict[str, str | int | None] | None:
+    """The facts of a schema change, if a segment's columns are not those of the one before it in its stream."""
+    now = segment.writer.layout
+    if before is None or replace(before, strays=False) == replace(now, strays=False):
+        return None
+    return {
+        "was": before.fingerprint,
+        "now": now.fingerprint,
+        "offset": segment.start,
+        "columns": len(now.columns),
+    }

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.model import Event, EventKind, Origin, State
-from agent.outbox import KEEP_RELEASED, Outbox
+from agent.outbox import Outbox
+from agent.outbox_moves import KEEP_RELEASED
 from tape import digest
 from tape.clock import ManualClock
 from tape.durable import Disk
@@ -344,7 +345,7 @@ def test_moved_and_finished_files(tmp_path: Path) -> None:
 
 def test_released_rows_are_compacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of released segments do not pile up, totals stay, and a late word about them is harmless."""
-    monkeypatch.setattr("agent.outbox.KEEP_RELEASED", 10)
+    monkeypatch.setattr("agent.outbox_moves.KEEP_RELEASED", 10)
     assert KEEP_RELEASED >= 1000
     outbox = open_outbox(tmp_path)
     for number in range(40):
