@@ -38,6 +38,8 @@ SETTLE = 10.0
 """Seconds a file whose bytes do not fit its name must lie unchanged before it counts as damaged, not unfinished."""
 AGAIN = 30.0
 """Seconds until a good file that could not be committed is tried again."""
+CROWD = 0.1
+"""Seconds to wait after a change was reported, because changes come in crowds."""
 RENEW = 60.0
 """Seconds after which a receipt is written again though nothing changed, as a sign of life."""
 _AT_A_TIME = 8
@@ -128,6 +130,8 @@ class DropBox:
         finally:
             for wait in waits:
                 wait.cancel()
+        if self._wake.is_set():
+            await self._clock.sleep(CROWD)
 
     async def _watch(self) -> None:
         """Wake up when the system reports a new name; the poll serves where it does not."""

@@ -222,7 +222,9 @@ class View:
         if outcome.ok:
             return wire.ok(number)
         word = {Answer.QUARANTINED: "refused", Answer.CONFLICT: "conflict"}.get(outcome.answer, "resend")
-        return self._no(number, wire.FAILURE, f"{word}: {outcome.reason}", f"rename: {word}")
+        why = f"{word}: {outcome.reason}"
+        _log.warning("an upload was not taken", agent=self._serving.agent, path=spot.path, why=why)
+        return self._no(number, wire.FAILURE, why, f"rename: {word}")
 
     async def _commit(self, spot: Spot, arrival: Arrival) -> Outcome:
         assert spot.name is not None
