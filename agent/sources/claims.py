@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from agent.identity import FINGERPRINT, Claim, Content, Match, Resemblance, claim
 from agent.sources.desk import Desk, Moved
 from agent.sources.handles import read_at
-from agent.sources.lives import COMPARED, Life
+from agent.sources.lives import COMPARED, Life, family
 from agent.sources.naming import kin
 from agent.sources.scan import Seen
 from tape.digest import xxh3
@@ -75,6 +75,44 @@ def _begins(desk: Desk, life: Life, newcomer: Newcomer, head: bytes, fd: int) ->
     """Whether an intact plain life's file begins with the whole newcomer (its first and last bytes)."""
     end = max(0, newcomer.length - FINGERPRINT)
     return begins_with(desk, life, head[: newcomer.length], end, read_at(fd, end, newcomer.length - end))
+
+
+def copies_among(desk: Desk, fresh: list[Newcomer]) -> set[str]:
+    """Paths among files seen for the first time together that may be copies of others among them.
+
+    Such a one has a rotated form of the other's name, and one of the two begins like the other. It is
+    looked at again once the other has been read.
+    """
+    groups: dict[tuple[str, str], list[Newcomer]] = {}
+    for newcomer in fresh:
+        groups.setdefault(family(newcomer.path), []).append(newcomer)
+    found: set[str] = set()
+    for group in groups.values():
+        firsts: list[tuple[str, bytes]] = []
+        for newcomer in sorted(group, key=lambda n: (len(n.path), n.path)) if len(group) > 1 else ():
+            head = _head_of(desk, newcomer)
+            if any(kin(newcomer.path, path) and _one_begins(head, other) for path, other in firsts[-COMPARED:]):
+                found.add(newcomer.path)
+            else:
+                firsts.append((newcomer.path, head))
+    return found
+
+
+def _one_begins(one: bytes, other: bytes) -> bool:
+    return bool(one and other) and (one.startswith(other) or other.startswith(one))
+
+
+def _head_of(desk: Desk, newcomer: Newcomer) -> bytes:
+    try:
+        fd = desk.opened(newcomer.path, newcomer.seen.device, newcomer.seen.inode)
+    except OSError:
+        return b""
+    try:
+        return read_at(fd, 0, FINGERPRINT)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def begins_with(desk: Desk, life: Life, head: bytes, end: int, last: bytes) -> bool:

@@ -113,7 +113,7 @@ class Roll:
         self.by_path[path] = life
         if not life.packed:
             self.by_inode[device, inode] = life
-        self._names.setdefault(_family(path), {})[life.key] = life
+        self._names.setdefault(family(path), {})[life.key] = life
 
     def unplace(self, life: Life) -> None:
         """The life's file is not where it was; path and inode are kept as the last known ones."""
@@ -121,7 +121,7 @@ class Roll:
             del self.by_path[life.path]
         if self.by_inode.get((life.device, life.inode)) is life:
             del self.by_inode[life.device, life.inode]
-        self._names.get(_family(life.path), {}).pop(life.key, None)
+        self._names.get(family(life.path), {}).pop(life.key, None)
         if life.there:
             self.former[life.path] = life
         life.there = False
@@ -181,7 +181,7 @@ class Roll:
 
     def beginning_with(self, path: str, head: bytes) -> Iterator[Life]:
         """Intact lives whose content may begin with these first bytes: relatives by name first, bounded."""
-        names = self._names.get(_family(path), {})
+        names = self._names.get(family(path), {})
         rung = max((r for r in LADDER if r <= len(head)), default=0)
         bucket = self._rungs.get((rung, xxh3(head[:rung])), {}) if rung else {}
         tried: set[str] = set()
@@ -199,6 +199,7 @@ def rungs_of(head: bytes) -> tuple[tuple[int, str], ...]:
     return tuple((r, xxh3(head[:r])) for r in LADDER if r <= len(head))
 
 
-def _family(path: str) -> tuple[str, str]:
+def family(path: str) -> tuple[str, str]:
+    """Folder and base of a path: what a file shares with its rotated forms."""
     pure = PurePath(path)
     return str(pure.parent), base_of(pure.name)

@@ -71,12 +71,13 @@ def kin(later: str, earlier: str) -> bool:
     """Whether a path looks like the other file's later name: `x.csv` -> `x.csv.1`, `x-20261121.csv.gz`.
 
     Same base, and no date of the earlier name was exchanged for another one: `x-20261122.csv` is the
-    next day's file, not what became of `x-20261121.csv`.
+    next day's file, not what became of `x-20261121.csv`. Nor does a rotation number ever vanish.
     """
     new, old = PurePath(later).name, PurePath(earlier).name
     if base_of(new) != base_of(old):
         return False
-    return dates_in(old) <= dates_in(new)
+    numbered = bool(_ROTATION.search(_unpacked(old))) and not _ROTATION.search(_unpacked(new))
+    return dates_in(old) <= dates_in(new) and not numbered
 
 
 def stream_of(template: str, path: str, fallback: str) -> str:

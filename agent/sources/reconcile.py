@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from agent.identity import Claim, Content, Fate, Place, Sight, fate
 from agent.model import EventKind, Origin
-from agent.sources.claims import Newcomer, decide, examine
+from agent.sources.claims import Newcomer, copies_among, decide, examine
 from agent.sources.desk import Desk, Moved, same_stat
 from agent.sources.lives import Life
 from agent.sources.naming import archive_suffix, kin, stream_of
@@ -175,8 +175,13 @@ class Reconciler:
                 fresh.append(newcomer)
             if not count % _TURN:
                 await self.desk.clock.sleep(0)
+        twins = copies_among(self.desk, fresh)
         for newcomer in fresh:
-            await self.begin(newcomer.path, newcomer.seen)
+            newcomer.unsure = not drain and newcomer.path in twins
+            if newcomer.unsure:
+                self.held[newcomer.path] = newcomer
+            else:
+                await self.begin(newcomer.path, newcomer.seen)
 
     async def adopt(self, life: Life, path: str, seen: Seen) -> None:
         """A file continues a life that lost its own."""
