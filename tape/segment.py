@@ -54,10 +54,12 @@ class _Sink:
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
         self.file = disk.create(path)
+        self.digest = new_xxh3()
 
     def write(self, data: bytes) -> int:
         """Write all of it; raises DiskError."""
         self._disk.write_all(self.file, data)
+        self.digest.update(data)
         return len(data)
 
     def flush(self) -> None:
@@ -233,12 +235,14 @@ class SegmentWriter:
             self._writer.close()
             self._disk.sync(sink.file)
             sink.file.close()
+            both = digests_of(self.path)
+            if both.digest != sink.digest.hexdigest():
+                raise SegmentError(f"{self.path}: the disk gives other bytes back than were written")
             self._check(done)
         except BaseException:
             self.abort()
             raise
         self._sink = None
-        both = digests_of(self.path)
         return Sealed(self.path, both.size, both.digest, both.sha256, self.rows, done)
 
     def _check(self, footer: Footer) -> None:

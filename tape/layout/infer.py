@@ -121,7 +121,7 @@ def _header(lines: list[bytes], layout: Layout, count: int) -> list[str] | None:
     names = [name.decode("utf-8", "replace") for name in _split(line, layout.delimiter.encode())]
     if len(names) != count or not all(_WORD.fullmatch(name.strip().strip('"')) for name in names):
         return None
-    return names if len({name.casefold() for name in names}) == len(names) else None
+    return names
 
 
 def _split(line: bytes, delimiter: bytes) -> list[bytes]:
@@ -159,13 +159,23 @@ def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Colum
         starts, ends = starts + wrapped, ends - wrapped
     else:
         quoting = Quoting.MINIMAL if layout.quotes else Quoting.NONE
-    step = max(1, len(starts) // SAMPLE_VALUES)
-    form = form_of(slices(fields.text, starts[::step], ends[::step]).to_pylist())
+    values: list[bytes] = []
+    for run in _runs(len(starts)):
+        values += slices(fields.text, starts[run], ends[run]).to_pylist()
+    form = form_of(values)
     if isinstance(form, Moment):
         form = _confirmed(form, fields, index, quoting)
     if quoting is Quoting.MINIMAL and not isinstance(form, Plain):
         quoting = Quoting.NONE
     return replace(column, form=form, quoting=quoting)
+
+
+def _runs(rows: int) -> list[slice]:
+    """Rows to look at: all of few, or runs from start, middle and end (every n-th row would miss a rhythm)."""
+    if rows <= SAMPLE_VALUES:
+        return [slice(0, rows)]
+    run = SAMPLE_VALUES // 3
+    return [slice(start, start + run) for start in (0, (rows - run) // 2, rows - run)]
 
 
 def _confirmed(form: Form, fields: Fields, index: int, quoting: Quoting) -> Form:
@@ -185,24 +195,42 @@ def form_of(values: Iterable[bytes]) -> Form:
         return Number()
     numbers = [match for value in filled if (match := _NUMBER.fullmatch(value))]
     if len(filled) - len(numbers) <= _few(len(filled)):
-        return _number_of(numbers)
+        return _number_of(numbers) or Plain()
     for form in moments.candidates(Counter(filled).most_common(1)[0][0]):
         if sum(len(value) == len(form.pattern) for value in filled) >= len(filled) - _few(len(filled)):
             return form
     return Plain()
 
 
-def _number_of(matches: list[re.Match[bytes]]) -> Form:
+def _number_of(matches: list[re.Match[bytes]]) -> Number | None:
+    """The form of some numbers; a few that no form has in common with the rest are left aside."""
+    form = _common(matches)
+    if form is not None:
+        return form
+    few = _few(len(matches))
+    unpadded = [match for match in matches if len(match[1]) == 1 or not match[1].startswith(b"0")]
+    if len(matches) - len(unpadded) <= few:
+        form = _common(unpadded)
+        matches = unpadded
+    if form is None:
+        size = Counter(len(match[2] or b"") for match in matches).most_common(1)[0][0]
+        fixed = [match for match in matches if len(match[2] or b"") == size]
+        form = _common(fixed) if len(matches) - len(fixed) <= few else None
+    return form
+
+
+def _common(matches: list[re.Match[bytes]]) -> Number | None:
+    """The narrowest form that all of some numbers are in."""
     wholes = [match[1] for match in matches]
     fractions = [match[2] or b"" for match in matches]
     scale, least = max(map(len, fractions)), min(map(len, fractions))
     if any(len(part) > least and part.endswith(b"0") for part in fractions):
-        return Plain()
+        return None
     padded = [len(whole) for whole in wholes if len(whole) > 1 and whole.startswith(b"0")]
     pad = max(padded, default=1)
     if pad > 18 or (padded and min(map(len, wholes)) < pad):
-        return Plain()
+        return None
     longest = max(map(len, wholes))
     if longest + scale <= 18 or (scale == 0 and all(int(whole) < 1 << 63 for whole in wholes)):
         return Number(scale, least, pad)
-    return Number(scale, least, pad, wide=True) if longest + scale <= 38 else Plain()
+    return Number(scale, least, pad, wide=True) if longest + scale <= 38 else None

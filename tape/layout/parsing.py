@@ -276,7 +276,7 @@ def _changed(attempt: _Attempt, text: Text, tally: Tally) -> Layout | None:
     """The layout that should be tried instead, None if this one stands."""
     layout = attempt.layout
     after = tally.added(attempt.rows, attempt.broken, attempt.missed)
-    if attempt.broken and after.broken > max(tally.few, after.rows // 2):
+    if attempt.broken > max(tally.few, attempt.rows // 2) or after.broken > max(tally.few, after.rows // 2):
         better = _better(attempt, text)
         if better is not None:
             return better
@@ -293,10 +293,14 @@ def _changed(attempt: _Attempt, text: Text, tally: Tally) -> Layout | None:
 def _better(attempt: _Attempt, text: Text) -> Layout | None:
     """Another layout that takes more of these lines; where there is none, strays are what they are."""
     layout = attempt.layout
-    fresh = infer.guessed(text.bytes[: infer.SAMPLE_BYTES].tobytes(), Format.AUTO, at_start=False)
+    if attempt.lines is None or attempt.stray is None:
+        return None
+    start = int(attempt.lines.starts[int(np.argmax(attempt.stray))])
+    fresh = infer.guessed(text.bytes[start : start + infer.SAMPLE_BYTES].tobytes(), Format.AUTO, at_start=True)
     if fresh is None or _frame_of(fresh) == _frame_of(layout):
         return None
-    if len(fresh.columns) == len(layout.columns):
+    headed = any(column.header is not None for column in fresh.columns)
+    if len(fresh.columns) == len(layout.columns) and not headed:
         named = zip(fresh.columns, layout.columns, strict=True)
         fresh = replace(fresh, columns=tuple(replace(f, name=o.name, header=o.header) for f, o in named))
     other = _attempt(fresh, text, continues=False)

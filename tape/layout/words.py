@@ -83,8 +83,12 @@ class Span:
 
     @cached_property
     def words(self) -> Words:
-        """The eight bytes that end with each field; not to be changed."""
-        return self.text.words_before(self.ends)
+        """The eight bytes that end with each field, or zeros before it; not to be changed."""
+        if self.longest > 1:
+            return self.text.words_before(self.ends)
+        lasts = self.text.at(self.ends - 1).astype(np.uint64)
+        lasts <<= np.uint64(56)
+        return lasts
 
 
 def _overlapping(data: Bytes) -> Words:
@@ -172,6 +176,10 @@ def constant(text: bytes) -> list[Token]:
 
 def _ascii(values: Words) -> Words:
     """Eight ASCII digits, leading zeros included, of each value < 10^8."""
+    if int(values.max(initial=0)) < 10:
+        digits = values << np.uint64(56)
+        digits |= _ZEROS
+        return digits
     high = values // np.uint64(10000)
     pairs = values - high * np.uint64(10000)
     pairs <<= np.uint64(32)
