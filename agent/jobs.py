@@ -36,8 +36,6 @@ class Queue:
     LIMIT = 4096
 
     def __init__(self, settings: ReceiverSettings, *, clock: Clock) -> None:
-        self.busy_bytes = 0
-        """Bytes of jobs taken and not ended."""
         self._settings = settings
         self._clock = clock
         self._ready: deque[Spooled] = deque()
@@ -108,7 +106,6 @@ class Queue:
             self._ready.extendleft(reversed(left))
         job = Job(tuple(items))
         self._busy.update(item.id for item in items)
-        self.busy_bytes += job.size
         return job
 
     def worked(self) -> None:
@@ -159,7 +156,6 @@ class Queue:
 
     def _end(self, job: Job) -> None:
         self._busy.difference_update(item.id for item in job.items)
-        self.busy_bytes -= job.size
 
     def _delay(self, item: Spooled, count: int) -> None:
         self._later[item.id] = self._clock.monotonic() + self._backoff(count)

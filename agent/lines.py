@@ -38,7 +38,9 @@ class Lines:
         self, settings: ReceiverSettings, *, agent: str, key: Path, clock: Clock, changed: Callable[[], None]
     ) -> None:
         self.up: list[Connection] = []
-        self.throttle = Throttle(settings.in_flight, clock=clock, bandwidth=settings.bandwidth, largest=sshtune.WRITE)
+        self.throttle = Throttle(
+            settings.in_flight, clock=clock, bandwidth=settings.bandwidth, largest=sshtune.WRITE, changed=changed
+        )
         self.error: HometapeError | None = None
         """Why there is no connection; None while there is one, or before the first attempt ended."""
         self.error_ns = 0

@@ -21,6 +21,7 @@ from agent.lines import Lines
 from agent.model import Spooled
 from agent.settings import ReceiverSettings
 from agent.sftp import Connection
+from agent.throttle import Share
 from tape.bundle import Bundle, Item
 from tape.clock import Clock
 from tape.errors import BundleError, DiskFull, HometapeError, LinkError, ReceiptError, Refused, Resend, SegmentError
@@ -192,8 +193,9 @@ class Push:
         """Whether one more job may start: few while nothing succeeds, else as many as fill the link."""
         if self._queue.troubled:
             return not self._jobs and not self._queue.pausing
-        few = len(self._jobs) < _JOBS_PER_CONNECTION * self._settings.connections
-        return few and self._queue.busy_bytes < 2 * self._lines.throttle.limit
+        if len(self._jobs) >= _JOBS_PER_CONNECTION * self._settings.connections:
+            return False
+        return len(self._jobs) < len(self._lines.up) or not self._lines.throttle.satisfied
 
     async def _refill(self) -> None:
         self._stale = False
@@ -203,19 +205,21 @@ class Push:
         self._stale = self._stale or len(found) == self._queue.LIMIT
 
     def _begin(self, job: Job) -> None:
-        task = asyncio.ensure_future(self._send(job))
+        share = self._lines.throttle.announce(job.size)
+        task = asyncio.ensure_future(self._send(job, share))
+        task.add_done_callback(lambda _: share.close())
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
         task.add_done_callback(lambda _: self._wake.set())
 
-    async def _send(self, job: Job) -> None:
+    async def _send(self, job: Job, share: Share) -> None:
         line = self._lines.best()
         if line is None:
             self._queue.again(job)
             self._stale = True
             return
         try:
-            await self._upload(line, job)
+            await self._upload(line, job, share)
         except asyncio.CancelledError:
             raise
         except LinkError as error:
@@ -234,15 +238,15 @@ class Push:
             self._news.set()
             self._progress.bundles += len(job.items) > 1
 
-    async def _upload(self, line: Connection, job: Job) -> None:
+    async def _upload(self, line: Connection, job: Job, share: Share) -> None:
         first = job.items[0]
         if len(job.items) == 1:
             body: Body = SpoolFile(self._outbox.spool / first.path, first.size, first.name.digest)
-            await line.upload(upload_path(first.stream, first.name), body)
+            await line.upload(upload_path(first.stream, first.name), body, share)
             return
         bundle = Bundle([(Item(s.stream, s.name, s.size), self._outbox.spool / s.path) for s in job.items])
         name = await self._lines.in_thread(bundle.name)
-        await line.upload(f"/.bundles/{name}", bundle)
+        await line.upload(f"/.bundles/{name}", bundle, share)
 
     async def _spoiled(self, job: Job, error: HometapeError | OSError) -> None:
         """Something is wrong with a segment itself: find out which of a bundle, then set it aside."""

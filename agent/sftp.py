@@ -18,7 +18,7 @@ import asyncssh
 
 from agent.body import Body, Reader
 from agent.settings import ReceiverSettings
-from agent.throttle import Throttle
+from agent.throttle import Share, Throttle
 from tape import sshtune
 from tape.clock import Clock
 from tape.errors import HometapeError, LinkError, NotFound, Refused, Resend
@@ -145,37 +145,40 @@ class Connection:
         found: bytes = await self._ask(session, file.read(sshtune.WRITE_PLAIN, offset))
         return found
 
-    async def upload(self, path: str, body: Body) -> None:
+    async def upload(self, path: str, body: Body, share: Share | None = None) -> None:
         """Deliver a body as `path`; returns once the server has said OK to its final name.
 
+        `share`: its announced part of the budget, if the caller has made one.
         Raises Refused or Resend with the receiver's reason, LinkError, and whatever reading the body raises.
         """
         session = min(self._sessions, key=lambda s: s.uploads)
         session.uploads += 1
         self.uploads += 1
+        share = share or self._throttle.announce(body.size)
         try:
             if self.ours:
-                await self._deliver(session, path, body)
+                await self._deliver(session, path, body, share)
             else:
-                await self._deliver_plain(session, path, body)
+                await self._deliver_plain(session, path, body, share)
         finally:
+            share.close()
             session.uploads -= 1
             self.uploads -= 1
 
-    async def _deliver(self, session: _Session, path: str, body: Body) -> None:
+    async def _deliver(self, session: _Session, path: str, body: Body, share: Share) -> None:
         client, final = session.client, self._base + path
         began = self._clock.monotonic()
         file = await self._ask(session, client.open(final + PART, _CREATE, encoding=None, block_size=0))
         self._throttle.took(self._clock.monotonic() - began)
         try:
-            tasks = await self._write(session, file, body)
+            tasks = await self._write(session, file, body, share)
         except BaseException:
             self._start(session, file.close())
             raise
         tasks += [self._start(session, file.close()), self._start(session, client.rename(final + PART, final))]
         await _all_well(tasks)
 
-    async def _deliver_plain(self, session: _Session, path: str, body: Body) -> None:
+    async def _deliver_plain(self, session: _Session, path: str, body: Body, share: Share) -> None:
         client, final = session.client, self._base + path
         await self._make_folders(session, posixpath.dirname(final))
         asked = asyncio.ensure_future(self._size(session, final))
@@ -184,7 +187,7 @@ class Connection:
         try:
             there = await asked
             if there is None:
-                await _all_well(await self._write(session, part, body))
+                await _all_well(await self._write(session, part, body, share))
                 await self._sync(session, part)
         except BaseException:
             self._start(session, part.close())
@@ -203,7 +206,7 @@ class Connection:
             if there != body.size:
                 raise Refused(f"conflict: {path} is there already with {there} bytes instead of {body.size}")
 
-    async def _write(self, session: _Session, file: Any, body: Body) -> "list[asyncio.Task[Any]]":
+    async def _write(self, session: _Session, file: Any, body: Body, share: Share) -> "list[asyncio.Task[Any]]":
         """Send a body's bytes within the budget; returns the answers still to come. Stops at one that failed."""
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Task[Any]] = []
@@ -212,7 +215,7 @@ class Connection:
         try:
             while offset < body.size:
                 count = min(self._throttle.piece(self._write_size), body.size - offset)
-                await self._throttle.take(count)
+                await share.take(count)
                 try:
                     data = await loop.run_in_executor(self._readers, reader.take, count)
                     _raise_worst(tasks)

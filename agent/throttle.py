@@ -6,16 +6,18 @@ link is given small writes, so that each is answered long before it counts as st
 """
 
 import asyncio
-from collections import deque
+import heapq
+from collections.abc import Callable
 
 from tape.clock import Clock
 
 KIB = 1 << 10
 MIB = 1 << 20
-FLOOR = 4 * MIB
+START = MIB
+FLOOR = 512 * KIB
 SMALLEST_PIECE = 32 * KIB
 _WINDOW = 0.25
-_QUEUE_SECONDS = 0.02
+_QUEUE_SECONDS = 0.05
 _GROW_AFTER = 32
 
 
@@ -23,22 +25,36 @@ class Throttle:
     """Shared by all connections; made for one event loop.
 
     `limit`: most bytes under way. `bandwidth`: most bytes a second, 0 for no limit. `largest`: largest write.
+    `changed` is called when the backlog became smaller.
     """
 
-    def __init__(self, limit: int, *, clock: Clock, bandwidth: int = 0, largest: int = MIB) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        clock: Clock,
+        bandwidth: int = 0,
+        largest: int = MIB,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.limit = max(limit, SMALLEST_PIECE)
         self.used = 0
         """Bytes under way."""
+        self.backlog = 0
+        """Bytes of uploads that were started, not yet taken."""
         self.rate = 0.0
         """Bytes a second that were answered lately; falls when nothing is sent."""
         self.round_trip = 0.0
         """Shortest time a request took, seconds; 0.0 while unknown."""
+        self.changed = changed
         self._clock = clock
         self._bandwidth = bandwidth
         self._largest = largest
         self._cap = largest
         self._answered_at_cap = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        self._turns = 0
+        self._shares = 0
         self._free_at = 0.0
         self._capacity = 0.0
         self._window_start = clock.monotonic()
@@ -49,9 +65,21 @@ class Throttle:
     def allowed(self) -> int:
         """Bytes that may be under way now."""
         if not self._capacity:
-            return min(self.limit, FLOOR)
-        wanted = self._capacity * (2 * self.round_trip + _QUEUE_SECONDS) + 2 * MIB
-        return min(self.limit, max(FLOOR, int(wanted)))
+            return min(self.limit, START)
+        wanted = self._capacity * (2 * self.round_trip + _QUEUE_SECONDS) + FLOOR
+        return min(self.limit, int(wanted))
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the uploads that were started are enough to keep the link full: no more at a time than that,
+        so that the oldest are whole at home as soon as can be.
+        """
+        return self.used + self.backlog >= self.allowed
+
+    def announce(self, size: int) -> "Share":
+        """An upload of this size begins; its bytes count as backlog until they are taken. Older ones go first."""
+        self._shares += 1
+        return Share(self, size, self._shares)
 
     def piece(self, largest: int) -> int:
         """The size of the next write, at most `largest`."""
@@ -60,12 +88,16 @@ class Throttle:
             size = min(size, max(self._bandwidth // 4, SMALLEST_PIECE))
         return max(size, 1)
 
-    async def take(self, count: int) -> None:
-        """Wait, first come first served, until `count` more bytes may go out. Pair with `give`."""
+    async def take(self, count: int, rank: int = 0) -> None:
+        """Wait until `count` more bytes may go out, lower ranks first, then first come first served.
+
+        Pair with `give`.
+        """
         if self._waiting or not self._fits(count):
             self._window_full = True
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((count, turn))
+            self._turns += 1
+            heapq.heappush(self._waiting, (rank, self._turns, count, turn))
             try:
                 await turn
             except asyncio.CancelledError:
@@ -86,8 +118,8 @@ class Throttle:
             if self._cap < self._largest and self._answered_at_cap > _GROW_AFTER * self._cap:
                 self._cap = min(self._cap * 2, self._largest)
                 self._answered_at_cap = 0
-        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
-            size, turn = self._waiting.popleft()
+        while self._waiting and (self._waiting[0][3].done() or self._fits(self._waiting[0][2])):
+            _, _, size, turn = heapq.heappop(self._waiting)
             if not turn.done():
                 self.used += size
                 turn.set_result(None)
@@ -136,3 +168,27 @@ class Throttle:
             except asyncio.CancelledError:
                 self.give(count)
                 raise
+
+
+class Share:
+    """One upload's part of the budget."""
+
+    def __init__(self, throttle: Throttle, size: int, rank: int) -> None:
+        self._throttle = throttle
+        self._rank = rank
+        self._left = size
+        throttle.backlog += size
+
+    async def take(self, count: int) -> None:
+        """`Throttle.take`, and that much less is left to write."""
+        await self._throttle.take(count, self._rank)
+        self._less(min(count, self._left))
+
+    def close(self) -> None:
+        """The upload ended, however it did."""
+        self._less(self._left)
+
+    def _less(self, count: int) -> None:
+        self._left -= count
+        self._throttle.backlog -= count
+        self._throttle.changed()
