@@ -160,7 +160,9 @@ def streams(base: sqlite3.Connection) -> list[StreamTotals]:
     for row in base.execute("SELECT stream, target, segments, rows, bytes, recv_last, verified FROM stream_target"):
         at_targets.setdefault(row[0], []).append(row[1:])
     epochs = _by_stream(base, "SELECT stream, count(*), sum(top + 1 - segments) FROM epoch GROUP BY stream")
-    hole = _by_stream(base, "SELECT stream, sum(stop - bytes) FROM file WHERE bytes <> stop GROUP BY stream")
+    hole = _by_stream(
+        base, "SELECT stream, CAST(total(stop - bytes) AS INTEGER) FROM file WHERE bytes <> stop GROUP BY stream"
+    )
     refused = _by_stream(
         base, "SELECT e.stream, count(*) FROM refusal r JOIN epoch e ON e.id = r.epoch GROUP BY e.stream"
     )

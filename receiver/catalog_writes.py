@@ -101,7 +101,7 @@ def _sum_stream(base: sqlite3.Connection, stream: int, items: Sequence[NewSegmen
     first, last = _received(items)
     base.execute(
         "UPDATE stream SET segments=segments+:segments, rows=rows+:rows, bytes=bytes+:bytes,"
-        " source_bytes=source_bytes+:source, committed=:now,"
+        " source_bytes=min(source_bytes+:source,4000000000000000000), committed=:now,"
         " recv_first=min(coalesce(recv_first,:first),coalesce(:first,recv_first)),"
         " recv_last=max(coalesce(recv_last,:last),coalesce(:last,recv_last)) WHERE id=:id",
         {

@@ -49,11 +49,13 @@ class Ingest:
         *,
         clock: Clock,
         disk: Disk = DISK,
+        inspector: Inspector | None = None,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._key = key
-        self._inspector = Inspector(settings.limits, clock=clock)
+        self._lent = inspector is not None  # then it is closed by whoever lent it
+        self._inspector = inspector or Inspector(settings.limits, clock=clock)
         self._batches = Batches(settings, catalog, self._inspector, clock=clock, disk=disk)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._waiting: list[_Waiting] = []
@@ -61,6 +63,7 @@ class Ingest:
         self._worker: asyncio.Task[None] | None = None
         self._receipts: dict[tuple[str, str], tuple[int, bytes]] = {}
         self._ended = asyncio.Event()
+        self._stopped = False
         self.failed: HometapeError | None = None
 
     async def start(self) -> dict[Action, int]:
@@ -75,7 +78,10 @@ class Ingest:
         return done
 
     async def stop(self) -> None:
-        """Finish the batch under way, put off what still waits, and end."""
+        """Finish the batch under way, put off what still waits, and end; may be called twice."""
+        if self._stopped:
+            return
+        self._stopped = True
         if self._worker is not None:
             worker, self._worker = self._worker, None
             self._arrived.set()
@@ -83,7 +89,8 @@ class Ingest:
         if self.failed is None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._batches.close)
         self._thread.shutdown()
-        self._inspector.close()
+        if not self._lent:
+            self._inspector.close()
         for waiting in self._take(everything=True):
             _answer(waiting, Outcome(Answer.RESEND, "the receiver is stopping"))
 

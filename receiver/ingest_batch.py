@@ -95,18 +95,43 @@ class Batches:
             [*finals, *(path for path in kept if not path.is_dir())], [*folders, *(p for p in kept if p.is_dir())]
         )
         self._known_folders.update(folders)
+        if good or refusals:
+            self._record(good, refusals)
+            settle(items)
+
+    def _record(self, good: list[Item], refusals: list[Refusal]) -> None:
+        """The catalog's transaction. What it has no room for is to be sent again; what it refuses is set aside.
+
+        Raises StoreError if it refuses each and every one: then it is the catalog that is damaged.
+        """
         new = [_new(item) for item in good if not item.renewed]
         renewed = [_new(item) for item in good if item.renewed]
-        if not new and not renewed and not refusals:
-            return
         try:
-            closed = self._idle_folders()
-            self._catalog.add(new, renewed=renewed, refused=refusals, closed_folders=closed)
+            self._catalog.add(new, renewed=renewed, refused=refusals, closed_folders=self._idle_folders())
         except DiskFull as error:
-            self._discard(finals)
+            self._discard(item.final for item in good if item.final is not None)
             for item in good:
                 item.outcome = Outcome(Answer.RESEND, f"the receiver could not record it: {error}")
-            settle(items)
+        except StoreError as error:
+            if len(good) < 2:
+                raise
+            log.error("the catalog refuses a batch; its segments are tried one by one", error=str(error))
+            self._record_each(good, error)
+
+    def _record_each(self, good: list[Item], error: StoreError) -> None:
+        refused: list[tuple[Item, str]] = []
+        for item in good:
+            one = [_new(item)]
+            try:
+                self._catalog.add([] if item.renewed else one, renewed=one if item.renewed else [])
+            except StoreError as single:
+                refused.append((item, str(single)))
+        if len(refused) == len(good):
+            raise error
+        for item, reason in refused:
+            item.outcome = Outcome(Answer.QUARANTINED, reason)
+            if item.final is not None:
+                self._quarantine.keep(item.final, item.agent, item.stream, item.name, reason)
 
     # ------------------------------------------------------------------------------------------- placing
 

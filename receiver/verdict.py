@@ -16,6 +16,7 @@ from tape.names import SUFFIX, SegmentName, utc_day
 from tape.settings import show_size
 
 MAX_TEXT = 4096
+_LARGEST_FILE = 1 << 50
 _LARGEST = 1 << 62  # ns until the year 2116: anything above is no time
 
 
@@ -183,11 +184,9 @@ def _malformed(facts: Facts) -> str:
     source, clock = footer.source, footer.clock
     texts: tuple[object, ...] = (footer.schema, footer.agent_version, footer.kind, source.kind, source.file)
     flags: tuple[object, ...] = (source.final, False if clock.synchronised is None else clock.synchronised)
-    numbers: tuple[object, ...] = (
-        footer.sealed_ns,
-        footer.recv_first_ns or 0,
-        footer.recv_last_ns or 0,
-        clock.max_error_us or 0,
+    numbers: tuple[object, ...] = tuple(
+        0 if number is None else number
+        for number in (footer.sealed_ns, footer.recv_first_ns, footer.recv_last_ns, clock.max_error_us)
     )
     layout: object = footer.layout
     good = (
@@ -195,6 +194,7 @@ def _malformed(facts: Facts) -> str:
         and all(isinstance(flag, bool) for flag in flags)
         and all(type(number) is int and 0 <= number < _LARGEST for number in numbers)
         and isinstance(layout, dict)
+        and source.end <= _LARGEST_FILE
     )
     return "" if good else "its footer holds a field of the wrong type or out of range"
 
