@@ -12,8 +12,13 @@ from receiver.targets.contract import Entry, Parcel, Place, Proof, State, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
 from tape.clock import SYSTEM, Clock
+from tape.digest import genesis, xxh3
 from tape.errors import HometapeError
-from tests.support.segments import Made, Maker, put
+from tape.footer import Footer, Head, SourceRange
+from tape.layout import Format, Layout, detect
+from tape.names import utc_day
+from tape.segment import Misfit, SegmentWriter
+from tests.support.segments import START_NS, Made, Maker, finish, put
 
 
 @dataclass
@@ -138,3 +143,68 @@ class Mischief(Target):
 
     def recover(self) -> None:
         self.inner.recover()
+
+
+@dataclass
+class Feed:
+    """Seals bytes of source files as an agent does: real typed segments, seq after seq, in one epoch of one stream."""
+
+    folder: Path
+    agent: str = "box"
+    stream: str = "demo/ticks"
+    epoch: str = "00000000000000aa"
+    start_ns: int = START_NS
+    step_ns: int = 1_000_000_000
+    seq: int = 0
+    row: int = 0
+    chain: str = ""
+    _layouts: dict[str, Layout] = field(default_factory=dict)
+
+    def seal(self, data: bytes, *, cuts: Sequence[int], file: str = "/srv/ticks.csv", file_id: str = "f" * 32,
+             offset: int = 0, head: bytes = b"", format: Format = Format.AUTO) -> list[Made]:  # noqa: A002 - the word of the interface  # fmt: skip
+        """One file's bytes from `offset` on, a segment up to each cut and the rest; a second of receive time a segment.
+
+        `head`: the first bytes of the file, where they are not in `data`.
+        """
+        made = []
+        start = 0
+        head = (head or data)[:4096]
+        for end in [*cuts, len(data)]:
+            piece = data[start:end]
+            made.append(self._one(piece, offset + start, file, file_id, head, format, continues=self._mid(data, start)))
+            start = end
+        return made
+
+    @staticmethod
+    def _mid(data: bytes, start: int) -> bool:
+        return start > 0 and data[start - 1 : start] != b"\n"
+
+    def _one(
+        self, piece: bytes, offset: int, file: str, file_id: str, head: bytes, format: Format, *, continues: bool  # noqa: A002 - as above
+    ) -> Made:  # fmt: skip
+        received = self.start_ns + self.seq * self.step_ns
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self.epoch}-{self.seq}.part"
+        layout = detect(piece, format, at_start=offset == 0, prior=self._layouts.get(file_id))
+        footer = Footer(
+            agent=self.agent, stream=self.stream, epoch=self.epoch, seq=self.seq,
+            previous=self.chain or genesis(self.agent, self.stream, self.epoch), day=utc_day(received),
+            sealed_ns=received + 1, row_first=self.row,
+            source=SourceRange("file", file, file_id, offset, offset + len(piece), Head(len(head), xxh3(head))),
+        )  # fmt: skip
+        marks = [(len(piece), received)]
+        writer = SegmentWriter(path, layout, level=1, continues=continues)
+        try:
+            writer.append(piece, marks)
+        except Misfit as misfit:
+            writer.abort()
+            writer = SegmentWriter(path, misfit.layout, level=1, continues=continues)
+            writer.append(piece, marks)
+        self._layouts[file_id] = writer.layout
+        sealed = writer.close(footer)
+        made = finish(sealed.footer, path.read_bytes())
+        path.unlink()
+        self.seq += 1
+        self.row += sealed.rows
+        self.chain = made.chain
+        return made
