@@ -6,8 +6,9 @@ from typing import BinaryIO
 
 import zstandard
 
-from agent.sources.inflate import BLOCK, Damaged, gunzip
+from agent.sources.inflate import BLOCK, gunzip
 from agent.sources.zips import Zip
+from tape.errors import Damaged
 
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _ZSTD = 0xFD2FB528

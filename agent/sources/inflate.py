@@ -8,19 +8,12 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from tape.errors import SourceError
+from tape.errors import Damaged
 
 BLOCK = 1 << 20
 _INPUT = 1 << 17
 _STEPS = ((4096, 4096), (64, 64), (1, 1))
 _GZIP = b"\x1f\x8b"
-
-
-class Damaged(SourceError):
-    """An archive ends too early or holds what does not decode; all before that point was given out."""
-
-    code = "damaged"
-    default_hint = "nothing is needed if the file is still being copied: it is read again when it changes"
 
 
 class Input:

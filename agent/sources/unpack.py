@@ -12,13 +12,13 @@ from agent.model import EventKind
 from agent.sources.archives import Archive
 from agent.sources.claims import Likeness, Newcomer, begins_with, decide
 from agent.sources.desk import Desk, Moved
-from agent.sources.inflate import Damaged
 from agent.sources.lives import Life
 from agent.sources.naming import MEMBER, archive_suffix
 from agent.sources.reconcile import new_life
 from agent.sources.restart import outer_path
 from agent.sources.scan import Scan, Seen
 from tape.digest import xxh3
+from tape.errors import Damaged
 
 
 @dataclass(slots=True)

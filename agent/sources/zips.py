@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from agent.sources.inflate import BLOCK, Damaged, Input, inflate
+from agent.sources.inflate import BLOCK, Input, inflate
+from tape.errors import Damaged
 
 _LOCAL = b"PK\x03\x04"
 _HEADER = struct.Struct("<4s5H3I2H")
