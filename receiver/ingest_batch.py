@@ -90,14 +90,17 @@ class Batches:
         settle(items)
         refusals, kept = self._set_aside(items)
         good = [item for item in items if item.accepted]
-        finals = [item.final for item in good if item.final is not None]
-        self._disk.sync_many(
-            [*finals, *(path for path in kept if not path.is_dir())], [*folders, *(p for p in kept if p.is_dir())]
-        )
-        self._known_folders.update(folders)
+        self._make_durable([item.final for item in good if item.final is not None], folders, kept)
         if good or refusals:
             self._record(good, refusals)
             settle(items)
+
+    def _make_durable(self, finals: Sequence[Path], folders: Sequence[Path], kept: Sequence[Path]) -> None:
+        """Fsync placed files and the folders of their names, and what went into quarantine."""
+        kept_files = [path for path in kept if not path.is_dir()]
+        kept_folders = [path for path in kept if path.is_dir()]
+        self._disk.sync_many([*finals, *kept_files], [*folders, *kept_folders])
+        self._known_folders.update(folders)
 
     def _record(self, good: list[Item], refusals: list[Refusal]) -> None:
         """The catalog's transaction. What it has no room for is to be sent again; what it refuses is set aside.
