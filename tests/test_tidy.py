@@ -45,6 +45,7 @@ def test_the_rule_is_kept(rule: tidy.Rule, sources: list[tidy.Source]) -> None:
 
 PLANTED: list[tuple[tidy.Rule, str, str]] = [
     (tidy.module_size, "tape/x.py", "x = 1\n" * 401),
+    (tidy.module_size, "tests/unit/test_x.py", "x = 1\n" * 601),
     (tidy.function_size, "agent/x.py", "def long():\n" + "    x = 1\n" * 60),
     (tidy.no_print, "receiver/x.py", "print('hello')\n"),
     (tidy.clock_in_its_room, "tape/x.py", "import time\nnow = time.time()\n"),
