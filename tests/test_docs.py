@@ -124,7 +124,8 @@ def shown_commands() -> Iterator[tuple[str, list[str]]]:
     for where, words in shown_lines():
         names = [word.rsplit("/", 1)[-1] for word in words]
         for position, name in enumerate(names):
-            if name in {"tape-agent", "tape-receiver"}:
+            starts = position == 0 or "/" in words[position] or words[position - 1] in {"--", "sudo", "|", "&&", ";"}
+            if starts and name in {"tape-agent", "tape-receiver"}:
                 rest = words[position + 1 :]
                 end = next((i for i, word in enumerate(rest) if word in {"|", "&&", ";", "&"}), None)
                 yield where, [name, *rest[:end]]
