@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -41,6 +41,7 @@ __all__ = [
     "TargetTotals",
 ]
 
+T = TypeVar("T")
 _ISSUED_AHEAD_NS = 60_000_000_000
 
 
@@ -106,18 +107,27 @@ class Catalog:
 
     # ------------------------------------------------------------------------------------------ segments
 
-    def add(
+    def add(self, new: Sequence[NewSegment]) -> list[Held]:
+        """Catalogue segments that lie durably in the home archive, all or none.
+
+        Raises StoreError if an identity is held already.
+        """
+        first = self.record(new)
+        with self._read() as base:
+            return read_held(base, "WHERE s.id>=? AND s.id<? ORDER BY s.id", (first, first + len(new)))
+
+    def record(
         self,
         new: Sequence[NewSegment],
         *,
         renewed: Sequence[NewSegment] = (),
         refused: Sequence[Refusal] = (),
         closed_folders: Sequence[str] = (),
-    ) -> list[Held]:
-        """Catalogue segments that lie durably in the home archive, all or none, and what came with them.
+    ) -> int:
+        """What a batch of uploads came to, in one transaction; returns the id of the first of `new`.
 
         `renewed`: were wanted again and lie there again. `refused`: were not taken. `closed_folders`: see
-        `open_folders`. Raises StoreError if an identity is held already.
+        `open_folders`. Raises as `add`.
         """
         now = self._clock.now_ns()
         with self._write() as base:
@@ -133,8 +143,7 @@ class Catalog:
         if new or renewed:
             for wake in self._wakes:
                 wake()
-        with self._read() as base:
-            return read_held(base, "WHERE s.id>=? AND s.id<? ORDER BY s.id", (first, first + len(new)))
+        return first
 
     def want_again(self, segment: int, why: str) -> None:
         """Ask the agent for a segment whose copies here are all bad: its receipt says `resend`, no longer held."""
@@ -277,15 +286,10 @@ class Catalog:
             )
             return [Copy(*row) for row in rows]
 
-    def copies_at(self, target: str, *, after: int = 0, limit: int) -> list[Copy]:
-        """The copies at a target by segment id, ascending, from the one after `after`."""
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """The answer to a question of receiver.catalog_queries that has no method of its own here."""
         with self._read() as base:
-            rows = base.execute(
-                "SELECT c.segment, t.name, c.verified, m.name FROM copy c JOIN target t ON t.id=c.target"
-                " JOIN method m ON m.id=c.method WHERE t.name=? AND c.segment>? ORDER BY c.segment LIMIT ?",
-                (target, after, limit),
-            )
-            return [Copy(*row) for row in rows]
+            return question(base)
 
     def attest(self, segment: int, sha256: str) -> Attested:
         """Record the SHA-256 of a segment's home bytes and check its chain; see `attest_many`."""

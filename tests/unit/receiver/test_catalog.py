@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from receiver.catalog import Catalog
+from receiver.catalog_queries import copies_by_age
 from receiver.model import Copy
 from tape.clock import ManualClock
 from tape.digest import genesis
@@ -204,7 +205,9 @@ def test_a_dropped_copy_is_an_incident_until_it_is_there_again(catalog: Catalog)
     catalog.add_copies([copy])
     assert catalog.incidents() == []
     assert len(catalog.incidents(closed=True)) == 1
-    assert catalog.copies(held.id) == catalog.copies_at("nas", limit=9) == [copy]
+    assert catalog.copies(held.id) == [copy]
+    by_age = catalog.ask(lambda base: copies_by_age(base, "nas", before_ns=copy.verified_ns + 1, limit=9))
+    assert [(checked, found.id) for checked, found in by_age] == [(copy.verified_ns, held.id)]
 
 
 def test_receipt_times_grow_over_restarts_and_clock_steps(tmp_path: Path) -> None:
