@@ -23,6 +23,7 @@ CLOCK_ROOMS = {
     "tape/clock.py": "it is the room of time and chance",
     "tests/support/waiting.py": "waiting for a condition, with a deadline",
     "tests/support/proxy.py": "delays are what it is for",
+    "tests/unit/agent/sources/test_files_random.py": "the pace of its acts is drawn from a seed",
     "tests/process/test_road.py": "the moment of a kill and a bot's pace are drawn from a seed",
 }
 POSIX_ROOMS = {
