@@ -133,6 +133,13 @@ class SourceError(HometapeError):
     exit_code = 66
 
 
+class Damaged(SourceError):
+    """An archive ends too early or holds what does not decode; all before that point was given out."""
+
+    code = "damaged"
+    default_hint = "nothing is needed if the file is still being copied: it is read again when it changes"
+
+
 class LinkError(HometapeError):
     """The other side can't be reached, or the connection broke."""
 
