@@ -39,7 +39,7 @@ bench: $(READY)
 	$(BIN)/python -m bench.run $(ARGS)
 
 install:
-	test -n "$(PREFIX)" || { echo "where to? hint: make install PREFIX=/opt/hometape" >&2; exit 64; }
+	@test -n "$(PREFIX)" || { echo "where to? hint: make install PREFIX=/opt/hometape" >&2; exit 64; }
 	.ci/venv "$(PREFIX)" run
 
 format: $(READY)
