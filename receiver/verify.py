@@ -1,0 +1,386 @@
+"""Verify: re-read copies from their media and compare, those checked longest ago first, within a budget.
+
+A good copy's time of check moves on. A bad one is read a second time; if it is still bad it no longer
+counts, an incident says so, and the fan-out makes it anew from a good one. Targets are read side by side.
+Only one process may write the catalog: while the service runs, a command leaves what it found as notes
+in the state folder, and the service takes them in (a bad copy only after reading it itself).
+"""
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from receiver.catalog import Catalog
+from receiver.catalog_queries import copies_by_age
+from receiver.copying import Copier, cataloguing
+from receiver.model import Copy, Held
+from receiver.targets.contract import Proof, Target
+from tape.clock import Clock
+from tape.durable import DISK, Disk, named
+from tape.errors import AlreadyThere, HometapeError
+from tape.log import get_logger
+
+NOTES = "verified"
+_PAGE = 4096
+_GROUP = 256
+_GROUP_BYTES = 256 * 2**20
+_SUFFIX = ".jsonl"
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a pass may cost: seconds and bytes over all targets; None: no limit."""
+
+    seconds: float | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A copy that failed its check."""
+
+    target: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pass is at one target."""
+
+    target: str
+    copies: int
+    of_copies: int
+    bytes: int
+    of_bytes: int
+
+
+@dataclass(slots=True)
+class TargetResult:
+    """What a pass found at one target. `left`: copies the budget did not reach; `error`: why it had to stop."""
+
+    target: str
+    copies: int = 0
+    bytes: int = 0
+    left: int = 0
+    error: str = ""
+    hint: str = ""
+    bad: list[Bad] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Result:
+    """What a pass found. Exit code: 2 for a bad copy, 1 where a target could not be read, else 0."""
+
+    targets: list[TargetResult]
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 2."""
+        if any(found.bad for found in self.targets):
+            return 2
+        return 1 if any(found.error for found in self.targets) else 0
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps({"exit_code": self.exit_code, **asdict(self)}, indent=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found: `proof` of a good copy, or why it is bad."""
+
+    target: str
+    held: Held
+    checked_ns: int
+    proof: Proof | None
+    why: str = ""
+
+
+class Recorder(Protocol):
+    """Takes what was found. Called from several threads."""
+
+    def record(self, findings: Sequence[Finding]) -> None:
+        """Make it durable."""
+
+
+class Verify:
+    """One pass over copies that the catalog knows. `stop` ends it early; what was checked stays recorded."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        targets: Sequence[Target],
+        recorder: Recorder,
+        *,
+        clock: Clock,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._targets = targets
+        self._recorder = recorder
+        self._clock = clock
+        self._progress = progress or (lambda _: None)
+        self._copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._spent = 0
+
+    def stop(self) -> None:
+        """End the pass after the copy under way; may be called from anywhere."""
+        self._stopped.set()
+
+    def run(
+        self,
+        *,
+        only: Collection[str] = (),
+        stream: tuple[str, str] | None = None,
+        budget: Budget | None = None,
+    ) -> Result:
+        """Check copies at all targets (or `only` these), of all streams or one (agent, stream). Raises StoreError."""
+        began = self._clock.monotonic()
+        limit = budget or Budget()
+        until = None if limit.seconds is None else began + limit.seconds
+        chosen = [target for target in self._targets if not only or target.id in only]
+        results = [TargetResult(target.id) for target in chosen]
+        fatal: list[BaseException] = []
+
+        def work(target: Target, result: TargetResult) -> None:
+            try:
+                self._one_target(target, result, stream, until, limit.bytes)
+            except HometapeError as error:
+                result.error, result.hint = str(error), error.hint
+            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread below
+                fatal.append(error)
+                self.stop()
+
+        threads = [
+            threading.Thread(target=work, args=pair, name=f"verify-{pair[0].id}", daemon=True)
+            for pair in zip(chosen, results, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self.stop()
+            raise
+        if fatal:
+            raise fatal[0]
+        return Result(results, self._clock.monotonic() - began)
+
+    def _one_target(
+        self,
+        target: Target,
+        result: TargetResult,
+        stream: tuple[str, str] | None,
+        until: float | None,
+        most: int | None,
+    ) -> None:
+        start = self._clock.now_ns()
+        total, total_bytes = self._extent(target.id, stream)
+        after = (-1, -1)
+        while page := self._page(target.id, start, after, stream):
+            after = (page[-1][0], page[-1][1].id)
+            for group in _groups([held for _, held in page]):
+                findings: list[Finding] = []
+                try:
+                    for held in group:
+                        if self._over(until, most, held.size):
+                            result.left = total - result.copies
+                            return
+                        findings.append(self._check(target, held))
+                        result.copies += 1
+                        result.bytes += held.size
+                        self._progress(Progress(target.id, result.copies, total, result.bytes, total_bytes))
+                finally:
+                    self._recorder.record(findings)
+                    result.bad += [Bad(target.id, str(f.held.path), f.why) for f in findings if f.proof is None]
+
+    def _check(self, target: Target, held: Held) -> Finding:
+        proof, why = self._copier.check(target, held)
+        if proof is None:
+            proof, why = self._copier.check(target, held)  # a passing fault of a cable must not cost a copy
+        return Finding(target.id, held, self._clock.now_ns(), proof, why)
+
+    def _over(self, until: float | None, most: int | None, size: int) -> bool:
+        """Whether the budget is used up; one copy is always checked, so that small budgets get on."""
+        with self._lock:
+            spent, self._spent = self._spent, self._spent + size
+        late = until is not None and self._clock.monotonic() >= until
+        return self._stopped.is_set() or (spent > 0 and (late or (most is not None and spent + size > most)))
+
+    def _page(
+        self, target: str, before_ns: int, after: tuple[int, int], stream: tuple[str, str] | None
+    ) -> list[tuple[int, Held]]:
+        return self._catalog.ask(
+            lambda base: copies_by_age(base, target, before_ns=before_ns, after=after, stream=stream, limit=_PAGE)
+        )
+
+    def _extent(self, target: str, stream: tuple[str, str] | None) -> tuple[int, int]:
+        copies = size = 0
+        for totals in self._catalog.streams():
+            if target in totals.targets and stream in (None, (totals.agent, totals.stream)):
+                copies += totals.targets[target].segments
+                size += totals.targets[target].bytes
+        return copies, size
+
+
+def _groups(page: Sequence[Held]) -> Iterator[list[Held]]:
+    """What is recorded together."""
+    group: list[Held] = []
+    size = 0
+    for held in page:
+        group.append(held)
+        size += held.size
+        if len(group) >= _GROUP or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+class Direct:
+    """Records in the catalog of this process, and puts right what SHA256SUMS lacks."""
+
+    def __init__(
+        self, catalog: Catalog, targets: Sequence[Target], *, clock: Clock, changed: Callable[[], None] | None = None
+    ) -> None:
+        self._catalog = catalog
+        self._copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+        self._changed = changed or (lambda: None)
+        self._sums: dict[tuple[str, str], dict[str, str]] = {}
+        self._lock = threading.Lock()
+
+    def record(self, findings: Sequence[Finding]) -> None:
+        """Good copies are verified anew, bad ones dropped. Raises CatalogStopped; targets that fail are passed over."""
+        good = [(finding, finding.proof) for finding in findings if finding.proof is not None]
+        with cataloguing():
+            self._catalog.add_copies([Copy(f.held.id, f.target, f.checked_ns, proof.method) for f, proof in good])
+        for target in {finding.target for finding, _ in good}:
+            with contextlib.suppress(HometapeError):
+                self._note_missing(target, [(f.held, proof) for f, proof in good if f.target == target])
+        bad = [finding for finding in findings if finding.proof is None]
+        for finding in bad:
+            with contextlib.suppress(HometapeError):
+                self._copier.reject(self._copier.targets[finding.target], finding.held, finding.why)
+        if bad:
+            self._changed()
+
+    def _note_missing(self, name: str, proven: list[tuple[Held, Proof]]) -> None:
+        target = self._copier.targets[name]
+        if not target.capabilities.sums:
+            return
+        lacking = []
+        with self._lock:
+            for held, proof in proven:
+                key = (name, held.path.folder)
+                if key not in self._sums:
+                    if len(self._sums) >= 64:
+                        self._sums.clear()
+                    self._sums[key] = target.sums(held.path.folder)
+                if self._sums[key].get(str(held.path.name)) != proof.sha256:
+                    self._sums[key][str(held.path.name)] = proof.sha256
+                    lacking.append((str(held.path), proof.sha256))
+        if lacking:
+            target.note_sums(lacking)
+
+
+class Notes:
+    """Leaves findings in the state folder for the running service to take in."""
+
+    def __init__(self, state: Path, *, clock: Clock, disk: Disk = DISK) -> None:
+        self._folder = state / NOTES
+        self._clock = clock
+        self._disk = disk
+        self._lock = threading.Lock()
+
+    def record(self, findings: Sequence[Finding]) -> None:
+        """One small file; raises DiskError."""
+        if not findings:
+            return
+        lines = [_line(finding) for finding in findings]
+        data = ("\n".join(lines) + "\n").encode("ascii")
+        with self._lock:
+            self._disk.make_dirs(self._folder)
+            number = self._clock.now_ns()
+            while True:
+                try:
+                    self._disk.write_new(self._folder / f"{number:020d}{_SUFFIX}", data)
+                    return
+                except AlreadyThere:
+                    number += 1
+
+
+def _line(finding: Finding) -> str:
+    proof = None if finding.proof is None else asdict(finding.proof)
+    facts = {
+        "target": finding.target,
+        "segment": finding.held.id,
+        "path": str(finding.held.path),
+        "checked_ns": finding.checked_ns,
+        "proof": proof,
+        "why": finding.why,
+    }
+    return json.dumps(facts, ensure_ascii=True)
+
+
+def take_notes(
+    state: Path,
+    catalog: Catalog,
+    targets: Sequence[Target],
+    *,
+    clock: Clock,
+    disk: Disk = DISK,
+    changed: Callable[[], None] | None = None,
+) -> int:
+    """Record what `verify` commands found while this service ran; how many checks. Blocking: call it in a thread.
+
+    A copy that a note calls bad is read again here before it is dropped. Raises CatalogStopped, DiskError.
+    """
+    folder = state / NOTES
+    if not folder.is_dir():
+        return 0
+    direct = Direct(catalog, targets, clock=clock, changed=changed)
+    copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+    count = 0
+    with named(folder, "listing"):
+        files = sorted(path for path in folder.iterdir() if path.suffix == _SUFFIX)
+    for file in files:
+        findings = []
+        with named(file, "reading"):
+            text = file.read_text(encoding="ascii", errors="replace")
+        for line in text.splitlines():
+            finding = _finding(line, catalog, copier, clock)
+            if finding is not None:
+                findings.append(finding)
+        direct.record(findings)
+        disk.remove(file)
+        count += len(findings)
+    return count
+
+
+def _finding(line: str, catalog: Catalog, copier: Copier, clock: Clock) -> Finding | None:
+    """A line of a note, if it still speaks of a copy that is known here."""
+    try:
+        plain = json.loads(line)
+        target = copier.targets[plain["target"]]
+        held = catalog.get(int(plain["segment"]))
+        if held is None or str(held.path) != plain["path"]:
+            return None
+        if plain["proof"] is not None:
+            return Finding(target.id, held, int(plain["checked_ns"]), Proof(**plain["proof"]))
+        proof, why = copier.check(target, held)
+        return Finding(target.id, held, clock.now_ns(), proof, why)
+    except HometapeError as error:
+        log.warning("a note about a copy can't be followed now", error=str(error))
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("a note about a copy can't be read", error=str(error))
+    return None

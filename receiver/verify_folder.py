@@ -1,0 +1,175 @@
+"""Verify a bare folder: any one copy, on any machine, with nothing but its files.
+
+Each segment's bytes are compared with the digest in its name and the line in SHA256SUMS, its rows with
+the source bytes its footer promises, and its place with the chain: who replaced, removed or reordered a
+segment would have to redo every one after it.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from receiver.shelf import segment_files
+from receiver.targets.sums import read_sums
+from tape.digest import BothDigests, digests_of, genesis, link
+from tape.durable import named
+from tape.errors import DiskError, HometapeError, NotFound
+from tape.footer import Footer
+from tape.names import SegmentName
+from tape.segment import read_footer
+from tape.segment import verify as verify_segment
+
+
+@dataclass(slots=True)
+class FolderResult:
+    """What was found. `bad`: (file, why) of segments that fail; `gaps`: missing segments; `notes`: what else is odd.
+
+    Exit code: 2 for a bad segment, 1 for gaps and oddities, else 0.
+    """
+
+    segments: int = 0
+    rows: int = 0
+    bytes: int = 0
+    streams: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 2."""
+        return 2 if self.bad else 1 if self.gaps or self.notes else 0
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps({"exit_code": self.exit_code, **asdict(self)}, indent=2)
+
+
+@dataclass(slots=True)
+class _Last:
+    """The newest segment seen of one epoch, and the chain's value after it ("" after a bad one)."""
+
+    seq: int
+    chain: str
+
+
+class VerifyFolder:
+    """One pass over a folder. `rows`: also decode every segment and rebuild its source bytes (slower, complete).
+
+    `stream`: only this AGENT/STREAM. `progress` is told segments and bytes so far. Raises NotFound, DiskError.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        rows: bool = True,
+        stream: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._root = root
+        self._rows = rows
+        self._stream = stream.strip("/")
+        self._progress = progress or (lambda _segments, _bytes: None)
+        self._result = FolderResult()
+        self._last: dict[tuple[str, str, str], _Last] = {}
+        self._folder: Path | None = None
+        self._sums: dict[str, str] = {}
+
+    def run(self) -> FolderResult:
+        """Check every segment below the folder."""
+        if not self._root.is_dir():
+            raise NotFound(f"{self._root} is not a folder")
+        for file in self._files():
+            self._enter(file.parent)
+            self._one(file)
+            self._progress(self._result.segments, self._result.bytes)
+        self._leave()
+        if not self._result.segments and not self._result.bad:
+            raise NotFound(f"{self._root} holds no segments", hint="give the root of a target, or a folder below it")
+        self._result.streams = len({key[:2] for key in self._last})
+        return self._result
+
+    def _files(self) -> Iterator[Path]:
+        for file in segment_files(self._root):
+            relative = file.relative_to(self._root).as_posix()
+            if not self._stream or relative.startswith(f"{self._stream}/date="):
+                yield file
+
+    def _one(self, file: Path) -> None:
+        name = SegmentName.parse(file.name)
+        noted = self._sums.pop(file.name, None)
+        try:
+            with named(file, "reading"):
+                both = digests_of(file)
+        except DiskError as error:
+            self._bad(file, name, str(error))
+            return
+        self._result.segments += 1
+        self._result.bytes += both.size
+        why = self._wrong(name, both, noted)
+        footer: Footer | None = None
+        if not why:
+            try:
+                footer = verify_segment(file) if self._rows else read_footer(file)
+            except HometapeError as error:
+                why = str(error)
+        if footer is not None and (name.epoch, name.seq) != (footer.epoch, footer.seq):
+            why = f"it says inside that it is segment {footer.seq} of epoch {footer.epoch}"
+        if why or footer is None:
+            self._bad(file, name, why)
+            return
+        if noted is None:
+            self._result.notes.append(f"{file} has no line in SHA256SUMS")
+        self._result.rows += footer.rows
+        self._chain(file, footer, both.sha256)
+
+    @staticmethod
+    def _wrong(name: SegmentName, both: BothDigests, noted: str | None) -> str:
+        if both.digest != name.digest:
+            return f"its {both.size} bytes have digest {both.digest}"
+        if noted is not None and noted != both.sha256:
+            return f"its SHA-256 is {both.sha256}, SHA256SUMS says {noted}"
+        return ""
+
+    def _chain(self, file: Path, footer: Footer, sha256: str) -> None:
+        key = (footer.agent, footer.stream, footer.epoch)
+        last = self._last.get(key)
+        expected = genesis(*key) if footer.seq == 0 else ""
+        if last is not None and footer.seq == last.seq + 1:
+            expected = last.chain
+        elif last is not None and footer.seq <= last.seq:
+            self._result.bad.append((str(file), f"segment {footer.seq} comes after segment {last.seq}"))
+            return
+        else:
+            first = 0 if last is None else last.seq + 1
+            if footer.seq > first:
+                numbers = f"segment {first}" if footer.seq == first + 1 else f"segments {first} to {footer.seq - 1}"
+                self._result.gaps.append(f"{numbers} of epoch {footer.epoch} of {footer.agent}/{footer.stream}")
+        if expected and footer.previous != expected:
+            self._result.bad.append((str(file), "it does not follow the segment before it: the chain is broken"))
+        after = link(footer.previous, footer.agent, footer.stream, footer.epoch, footer.seq, sha256)
+        self._last[key] = _Last(footer.seq, after)
+
+    def _bad(self, file: Path, name: SegmentName, why: str) -> None:
+        """A bad segment is no gap: the next one is not asked to follow it."""
+        self._result.bad.append((str(file), why))
+        for key, last in self._last.items():
+            if key[2] == name.epoch and last.seq < name.seq and f"{key[0]}/{key[1]}/" in f"{file.as_posix()}/":
+                self._last[key] = _Last(name.seq, "")
+
+    def _enter(self, folder: Path) -> None:
+        if folder != self._folder:
+            self._leave()
+            self._folder = folder
+            with contextlib.suppress(DiskError):
+                self._sums, clean = read_sums(folder)
+                if not clean:
+                    self._result.notes.append(f"{folder}: SHA256SUMS has a line that is torn or there twice")
+
+    def _leave(self) -> None:
+        """What SHA256SUMS names and nobody met is missing."""
+        self._result.gaps += [f"{self._folder}: {name} is in SHA256SUMS and not there" for name in sorted(self._sums)]
+        self._sums = {}
