@@ -25,7 +25,9 @@ from tape.log import get_logger
 
 _log = get_logger(__name__)
 _TICK = 0.25
-_REST = 10.0  # a scan may take a tenth of the time
+_REST = 10.0  # scans asked for by events may take a tenth of the time
+_REST_MAX = 2.0
+_UNWATCHED_POLL = 0.5
 _ROUNDS = 16
 
 
@@ -55,6 +57,11 @@ class FileSource:
     def unreadable(self) -> dict[str, str]:
         """Files that can't be read at the moment, with the reason."""
         return dict(self._desk.unreadable) if self._desk is not None else {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is left to read or to decide at the moment."""
+        return self._desk is None or bool(self._rec.dirty or self._rec.held or self._packs.pending)
 
     @property
     def lives(self) -> int:
@@ -161,15 +168,17 @@ class FileSource:
         self._scan_wanted = False
         started = self._clock.monotonic()
         scan = await asyncio.to_thread(self._patterns.scan)
+        took = self._clock.monotonic() - started
         await self._report_denied(desk, scan)
         await self._rec.apply(scan, drain=drain)
         await self._packs.apply(scan)
-        if watcher is not None:
-            watcher.watch(scan.folders)
+        poll = self._settings.poll
+        if watcher is not None and not watcher.watch(scan.folders, scan.files):
+            poll = min(poll, _UNWATCHED_POLL)
         self.scans += 1
         ended = self._clock.monotonic()
-        self._scan_after = ended + min(self._settings.poll, _REST * (ended - started))
-        self._poll_at = ended + self._settings.poll
+        self._scan_after = ended + min(poll, _REST_MAX, _REST * took)
+        self._poll_at = ended + max(poll, took)
 
     async def _report_denied(self, desk: Desk, scan: Scan) -> None:
         for path, reason in scan.denied.items():

@@ -6,6 +6,9 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
+
+_TRIED = 16  # those that may not be closed are few, and no reason to look through all the others each time
 
 if sys.platform == "win32":
     import ctypes
@@ -79,10 +82,10 @@ class Handles:
         self.close(key)
         self._open[key] = fd
         if len(self._open) > self._limit:
-            for old in [k for k in self._open if k != key][: len(self._open) - self._limit + 16]:
+            for old in list(islice(self._open, _TRIED)):
                 if len(self._open) <= self._limit:
                     break
-                if self._on_close(old):
+                if old != key and self._on_close(old):
                     self.close(old)
 
     def close(self, key: str) -> None:

@@ -119,11 +119,10 @@ class Roll:
         """The life's file is not where it was; path and inode are kept as the last known ones."""
         if self.by_path.get(life.path) is life:
             del self.by_path[life.path]
+            self.former[life.path] = life
         if self.by_inode.get((life.device, life.inode)) is life:
             del self.by_inode[life.device, life.inode]
         self._names.get(family(life.path), {}).pop(life.key, None)
-        if life.there:
-            self.former[life.path] = life
         life.there = False
 
     def _index(self, life: Life) -> None:

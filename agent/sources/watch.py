@@ -1,7 +1,8 @@
 """File events: a hint where to look, never more. What they miss the poll finds."""
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping
 
 from watchfiles import Change, awatch
 
@@ -11,7 +12,7 @@ from tape.log import get_logger
 _log = get_logger(__name__)
 STEP_MS = 20
 DEBOUNCE_MS = 50
-_RETRY = 5.0
+_RETRY = 1.0
 
 
 class Watcher:
@@ -30,14 +31,20 @@ class Watcher:
         self._folders: dict[str, tuple[int, int]] = {}
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
+        self._reason = ""
 
-    def watch(self, folders: dict[str, tuple[int, int]]) -> None:
-        """Watch these folders from now on; a folder with another identity is a new one."""
-        usable = {path: key for path, key in folders.items() if _speakable(path)}
+    def watch(self, folders: Mapping[str, tuple[int, int]], files: Iterable[str]) -> bool:
+        """Watch these folders from now on; a folder with another identity is a new one.
+
+        False if some are left out: the library fails on names that are not UTF-8, its own folders' included.
+        """
+        shy = {path if path in folders else os.path.dirname(path) for path in (*folders, *files) if _shy(path)}  # noqa: PTH120
+        usable = {path: key for path, key in folders.items() if path not in shy}
         if usable != self._folders:
             self._folders = usable
             self._stop.set()
             self._changed.set()
+        return not shy
 
     async def run(self) -> None:
         """Watch until cancelled. A system without events (limits, odd file systems) leaves all to the poll."""
@@ -50,8 +57,11 @@ class Watcher:
                 continue
             try:
                 await self._follow(folders)
-            except (OSError, RuntimeError) as error:
-                _log.warning("file events not available, polling", folders=len(folders), reason=str(error))
+            except (OSError, RuntimeError, ExceptionGroup) as error:
+                reason = str(error.exceptions[0] if isinstance(error, ExceptionGroup) else error)
+                if reason != self._reason:
+                    self._reason = reason
+                    _log.warning("file events failed, polling in between", folders=len(folders), reason=reason)
                 self._lost()
                 await self._clock.sleep(_RETRY)
 
@@ -78,10 +88,6 @@ class Watcher:
             await changes.aclose()
 
 
-def _speakable(path: str) -> bool:
-    """Names that are not UTF-8 can't be told to the watching library; the poll looks there."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _shy(path: str) -> bool:
+    """Whether a name is not UTF-8."""
+    return not path.isascii() and any("\udc80" <= letter <= "\udcff" for letter in path)

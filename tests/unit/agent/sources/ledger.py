@@ -38,19 +38,25 @@ class Ledger:
     `seal` makes what was taken durable, in part or in full; `restart` forgets the rest, as a crash does.
     """
 
-    def __init__(self, *, delay: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.lives: dict[str, Taken] = {}
         self.events: list[Event] = []
         self.moves: list[tuple[str, str]] = []
-        self.delay = delay
+        self.waiting = 0
+        self._room: int | None = None
+        self._held = ""
+        self._opened = asyncio.Event()
 
     async def take(self, chunk: Chunk, *, path: str, device: int, inode: int) -> None:
+        while self._held and path.endswith(self._held):
+            self.waiting += 1
+            await self._opened.wait()
         life = self.lives.setdefault(chunk.origin.file_id, Taken(chunk.origin))
         assert life.origin == chunk.origin
         assert 0 < len(chunk.data) <= 1 << 20
         assert chunk.start == len(life.data), f"{path}: {chunk.start} follows {len(life.data)}"
-        if self.delay:
-            await asyncio.sleep(self.delay)
+        while self._room is not None and self.total >= self._room:
+            await self._opened.wait()
         life.data += chunk.data
         life.path, life.device, life.inode, life.finished = path, device, inode, False
         life.chunks += 1
@@ -93,6 +99,26 @@ class Ledger:
             if not life.sealed:
                 del self.lives[key]
 
+    def close_after(self, count: int) -> None:
+        """Take nothing more once this many bytes were taken."""
+        self._room = count
+        self._opened.clear()
+
+    def hold(self, name: str) -> None:
+        """Take nothing of files of this name."""
+        self._held = name
+        self._opened.clear()
+
+    def let_go(self) -> None:
+        """Take everything."""
+        self._held = ""
+        self._opened.set()
+
+    def open_again(self) -> None:
+        """Take everything."""
+        self._room = None
+        self._opened.set()
+
     # -- what tests ask
 
     @property
@@ -113,6 +139,10 @@ class Ledger:
         """The kinds of all events in order."""
         return [event.kind for event in self.events]
 
+    async def told(self, kind: EventKind, *, times: int = 1) -> None:
+        """Wait until an event of this kind was told."""
+        await wait_until_async(lambda: self.kinds().count(kind) >= times, what=f"the event {kind.value}")
+
     def gaps(self) -> list[Event]:
         """The gap events."""
         return [event for event in self.events if event.kind is EventKind.GAP]
@@ -129,6 +159,17 @@ def settings(*paths: Path | str, **more: Any) -> SourceSettings:
         "archive_settle": 0.15,
     }
     return SourceSettings(**(values | more))
+
+
+def rows(start: int, count: int) -> bytes:
+    """Lines that no other numbers give."""
+    return b"".join(b"%d,row,%d\n" % (i, i * i) for i in range(start, start + count))
+
+
+def append(path: Path, data: bytes) -> None:
+    """Write at the end of a file, created if need be."""
+    with path.open("ab") as file:
+        file.write(data)
 
 
 @asynccontextmanager
@@ -148,6 +189,12 @@ async def running(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def scanned(source: FileSource, times: int) -> None:
+    """Wait until the source has looked at its folders as often again."""
+    until = source.scans + times
+    await wait_until_async(lambda: source.scans >= until, what="further scans")
 
 
 async def has(ledger: Ledger, *contents: bytes, within: float = 10.0) -> None:
