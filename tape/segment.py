@@ -6,6 +6,7 @@ nothing but the file. Memory is bounded by one row group.
 """
 
 import contextlib
+import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tape.column_digests import ColumnDigests
 from tape.digest import digest_of, digests_of, new_xxh3, xxh3
 from tape.durable import DISK, Disk
 from tape.errors import DigestMismatch, NameRefused, SegmentError
 from tape.footer import KEY, Footer
-from tape.layout import RAW, EncodingPlan, Layout, Misfit, Tally, columns, encoding, parse, render
+from tape.layout import RAW, EncodingPlan, Layout, Misfit, Tally, columns, encoding, moments, parse, render
+from tape.layout.model import Moment
 from tape.names import SegmentName
 
 __all__ = ["EncodingPlan", "Misfit", "Sealed", "SegmentWriter", "read_footer", "row_batches", "source_chunks", "verify"]
 
 ROW_GROUP_ROWS = 1 << 20
-ROW_GROUP_BYTES = 48 << 20
+ROW_GROUP_BYTES = 32 << 20
+SHARED_BYTES = 96 << 20  # above this, every writer of the process writes what it has, if it is worth a row group
+LEAST_BYTES = 4 << 20
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 4 << 20
 PIECE_BYTES = 1 << 19
@@ -73,47 +78,21 @@ class _Sink:
         """The writer of the segment closes the file."""
 
 
-class _Columns:
-    """Running digests of columns: equal for equal rows, however they are cut into batches."""
+class _Budget:
+    """Bytes that all open writers of this process hold back together: many streams at once stay bounded."""
 
     def __init__(self) -> None:
-        self.rows = 0
-        self._digests: dict[str, tuple[Any, Any, Any]] = {}
+        self._guard = threading.Lock()
+        self._held = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Some more rows."""
-        self.rows += batch.num_rows
-        for name, values in zip(batch.schema.names, batch.columns, strict=True):
-            body, lengths, present = self._digests.setdefault(name, (new_xxh3(), new_xxh3(), new_xxh3()))
-            if values.null_count:
-                mask = values.is_valid().to_numpy(zero_copy_only=False)
-                where = np.flatnonzero(~mask) + (self.rows - batch.num_rows)
-                present.update(where.tobytes())
-                values = values.drop_null()
-            _add_values(values, body, lengths)
-
-    def result(self) -> dict[str, tuple[str, str, str]]:
-        """The digests of every column."""
-        return {name: (a.hexdigest(), b.hexdigest(), c.hexdigest()) for name, (a, b, c) in self._digests.items()}
+    def add(self, change: int) -> int:
+        """Change the sum, and return it."""
+        with self._guard:
+            self._held += change
+            return self._held
 
 
-def _add_values(values: pa.Array, body: Any, lengths: Any) -> None:
-    kind, rows = values.type, len(values)
-    if rows == 0:
-        return
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + rows + 1]
-        lengths.update(np.diff(offsets).tobytes())
-        data = values.buffers()[2]
-        if data is not None:
-            body.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
-        return
-    if pa.types.is_decimal128(kind) and kind.precision <= encoding.NARROW:
-        numbers = np.frombuffer(values.buffers()[1], np.int64)[0::2]
-        body.update(np.ascontiguousarray(numbers[values.offset : values.offset + rows]))
-        return
-    width = kind.bit_width // 8
-    body.update(memoryview(values.buffers()[1])[values.offset * width : (values.offset + rows) * width])
+_HELD = _Budget()
 
 
 class SegmentWriter:
@@ -150,7 +129,8 @@ class SegmentWriter:
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
         self._pending_rows = 0
-        self._written = _Columns()
+        self._shared = 0
+        self._written = ColumnDigests()
         self._writer: Any = None
         self._sink: _Sink | None = _Sink(disk, path)
 
@@ -176,13 +156,15 @@ class SegmentWriter:
         self.source_bytes += len(data)
         for batch in batches:
             self._take(batch)
-        if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
+        full = self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES
+        if full or (self._shared > SHARED_BYTES and self._pending_bytes >= LEAST_BYTES):
             self._flush(last=False)
 
     def _take(self, batch: pa.RecordBatch) -> None:
         self._pending.append(batch)
         self._pending_rows += batch.num_rows
         self._pending_bytes += batch.nbytes
+        self._shared = _HELD.add(batch.nbytes)
         self.rows += batch.num_rows
         times = np.frombuffer(batch.column(0).buffers()[1], np.int64)[: batch.num_rows]
         first, last = int(times.min()), int(times.max())
@@ -199,7 +181,7 @@ class SegmentWriter:
         schema = columns.schema(self.layout)
         batches = [_complete(batch, schema) for batch in self._pending]
         table = pa.Table.from_batches(batches, schema)
-        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+        self._release()
         if self._writer is None:
             if self.plan is None or not self.plan.serves(schema, table.num_rows):
                 self.plan = encoding.plan(table, self._level)
@@ -209,6 +191,10 @@ class SegmentWriter:
             self._written.add(batch)
         if table.num_rows:
             self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def _release(self) -> None:
+        self._shared = _HELD.add(-self._pending_bytes)
+        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def close(self, footer: Footer) -> Sealed:
         """Finish, fsync, decode from disk and compare; the footer's unknown fields are filled in here.
@@ -246,8 +232,8 @@ class SegmentWriter:
         return Sealed(self.path, both.size, both.digest, both.sha256, self.rows, done)
 
     def _check(self, footer: Footer) -> None:
-        found = _Columns()
-        with _opened(self.path) as file:
+        found = ColumnDigests()
+        with _opened(self.path, sums=False) as file:  # its digest is the one that was written
             for batch in _batches(self.path, file, footer):
                 found.add(batch)
         if found.rows != self.rows or found.result() != self._written.result():
@@ -256,6 +242,7 @@ class SegmentWriter:
     def abort(self) -> None:
         """Give up: nothing stays on disk. Does nothing after close."""
         sink, self._sink = self._sink, None
+        self._release()
         if sink is None:
             return
         if self._writer is not None:
@@ -297,10 +284,13 @@ def schema_fingerprint(layout: Layout) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file as pyarrow sees it; whatever is wrong with it is a SegmentError that names the path."""
+def _opened(path: Path, *, sums: bool = True) -> Iterator[Any]:
+    """The file as pyarrow sees it; whatever is wrong with it is a SegmentError that names the path.
+
+    `sums`: check the pages' own checksums, too.
+    """
     try:
-        with path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        with path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=sums) as file:
             yield file
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -338,6 +328,8 @@ def read_footer(path: Path) -> Footer:
 def _layout_of(path: Path, file: Any, footer: Footer) -> Layout:
     """The footer's layout, if the file has the columns that it speaks of."""
     layout = Layout.from_json(footer.layout, where=str(path))
+    if any(isinstance(column.form, Moment) and not moments.valid(column.form) for column in layout.columns):
+        raise SegmentError(f"{path}: layout can't be read: unknown form of a moment")
     names = columns.schema(layout).names
     if file.schema_arrow.names != names:
         raise SegmentError(f"{path}: the columns are not those of the layout")

@@ -7,18 +7,18 @@ from tape.layout.model import LINES, Format, Layout, Shape
 from tape.layout.parsing import settled
 
 
-def detect(sample: bytes, format: Format, *, at_start: bool, prior: Layout | None) -> Layout:  # noqa: A002
+def detect(sample: bytes, said: Format, *, at_start: bool, prior: Layout | None) -> Layout:
     """The layout for data that begins with `sample` (whole lines, up to about 1 MiB).
 
-    `at_start`: the sample is the start of a file, so its first line may be a header. `prior`: the
-    stream's layout so far, whose names and forms are kept where the data allows, so that a stream
-    keeps its schema.
+    `said`: what the source is configured to hold. `at_start`: the sample is the start of a file, so its
+    first line may be a header. `prior`: the stream's layout so far, whose names and forms are kept where
+    the data allows, so that a stream keeps its schema.
     """
-    if prior is not None and not _is(prior, format):
+    if prior is not None and not _is(prior, said):
         prior = None
     fresh = None
     if at_start or prior is None or prior.shape is Shape.LINES:
-        fresh = infer.guessed(sample, format, at_start=at_start)
+        fresh = infer.guessed(sample, said, at_start=at_start)
     layout = _carried(fresh, prior)
     body = sample[: infer.SAMPLE_BYTES]
     if any(column.header is not None for column in layout.columns) and at_start:
@@ -40,11 +40,11 @@ def _carried(fresh: Layout | None, prior: Layout | None) -> Layout:
     return prior
 
 
-def _is(layout: Layout, format: Format) -> bool:  # noqa: A002
-    if format is Format.AUTO:
+def _is(layout: Layout, said: Format) -> bool:
+    if said is Format.AUTO:
         return True
-    if format is Format.LINES:
+    if said is Format.LINES:
         return layout.shape is Shape.LINES
-    if format is Format.FRAMES:
+    if said is Format.FRAMES:
         return layout.shape is Shape.FRAMES
-    return layout.shape is Shape.DELIMITED and (layout.delimiter == "\t") == (format is Format.TSV)
+    return layout.shape is Shape.DELIMITED and (layout.delimiter == "\t") == (said is Format.TSV)

@@ -82,7 +82,7 @@ def options(chosen: EncodingPlan, level: int) -> dict[str, Any]:
         "store_decimal_as_integer": True,
         "write_page_checksum": True,
         "data_page_size": PAGE_BYTES,
-        "dictionary_pagesize_limit": PAGE_BYTES,
+        "dictionary_pagesize_limit": 1 << 20,
         "max_rows_per_page": 1 << 30,  # pages by size: many small ones cost a tenth of the file
         "version": "2.6",
     }

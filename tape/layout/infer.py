@@ -26,7 +26,7 @@ from tape.layout.scan import Fields, fields_of, fitting_lines, lines_of, slices
 from tape.layout.texts import quoted
 from tape.layout.words import Mask, Text
 
-SAMPLE_BYTES = 1 << 20
+SAMPLE_BYTES = 1 << 18
 SAMPLE_LINES = 2000
 SAMPLE_VALUES = 1000
 _NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
@@ -35,45 +35,45 @@ _BOM = b"\xef\xbb\xbf"
 _SHARE_OF_LINES = 0.8
 
 
-def guessed(sample: bytes, format: Format, *, at_start: bool) -> Layout | None:  # noqa: A002  (the word for it)
+def guessed(sample: bytes, said: Format, *, at_start: bool) -> Layout | None:
     """A layout for a sample on its own; None where there is no line to go by."""
     lines = _sample_lines(sample)
-    return _fresh(sample[:SAMPLE_BYTES], lines, format, at_start=at_start) if lines else None
+    return _fresh(sample[:SAMPLE_BYTES], lines, said, at_start=at_start) if lines else None
 
 
 def _sample_lines(sample: bytes) -> list[bytes]:
-    return [line for line in sample[: 1 << 18].split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES] if line.strip()]
+    return [line for line in sample[:SAMPLE_BYTES].split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES] if line.strip()]
 
 
-def _fresh(sample: bytes, lines: list[bytes], format: Format, *, at_start: bool) -> Layout:  # noqa: A002
+def _fresh(sample: bytes, lines: list[bytes], said: Format, *, at_start: bool) -> Layout:
     eol = "\r\n" if 2 * sum(line.endswith(b"\r") for line in lines) > len(lines) else "\n"
-    if format in {Format.AUTO, Format.FRAMES}:
+    if said in {Format.AUTO, Format.FRAMES}:
         stamp = frames.detect(lines)
-        if stamp is None and format is Format.FRAMES:
+        if stamp is None and said is Format.FRAMES:
             return Layout(Shape.FRAMES, eol=eol)
         if stamp is not None:
             return Layout(Shape.FRAMES, eol=eol, stamp=stamp)
-    if format is Format.LINES:
+    if said is Format.LINES:
         return replace(LINES, eol=eol)
-    delimiter = _delimiter(lines, format)
+    delimiter = _delimiter(lines, said)
     if delimiter is None:
         return replace(LINES, eol=eol)
     return _delimited(sample, lines, eol, delimiter, at_start=at_start)
 
 
-def _delimiter(lines: list[bytes], format: Format) -> str | None:  # noqa: A002
+def _delimiter(lines: list[bytes], said: Format) -> str | None:
     """The delimiter that gives most lines the same number of fields; None where no such thing shows."""
-    choices = {Format.TSV: "\t", Format.CSV: ",;|"}.get(format, "\t,;|")
-    if format is Format.AUTO and 2 * sum(line.lstrip()[:1] in {b"{", b"["} for line in lines) > len(lines):
+    choices = {Format.TSV: "\t", Format.CSV: ",;|"}.get(said, "\t,;|")
+    if said is Format.AUTO and 2 * sum(line.lstrip()[:1] in {b"{", b"["} for line in lines) > len(lines):
         return None
     best: tuple[float, int, str] | None = None
     for choice in choices:
         count, share = _modal(lines, choice.encode())
         if count >= 2 and count <= MAX_COLUMNS and (best is None or (share, count) > best[:2]):
             best = (share, count, choice)
-    if best is not None and (best[0] >= _SHARE_OF_LINES or format is not Format.AUTO):
+    if best is not None and (best[0] >= _SHARE_OF_LINES or said is not Format.AUTO):
         return best[2]
-    return choices[0] if format is not Format.AUTO else None
+    return choices[0] if said is not Format.AUTO else None
 
 
 def _modal(lines: list[bytes], delimiter: bytes) -> tuple[int, float]:

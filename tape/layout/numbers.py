@@ -91,12 +91,13 @@ class _Shape:
         lengths = span.lengths
         empty = lengths == 0
         self.null: Mask | None = empty if empty.any() else None
-        minus = first == MINUS
-        if self.null is not None:
-            minus &= ~empty
-        self.negative: Mask | None = minus if minus.any() else None
-        self.begins = starts if self.negative is None else starts + minus
-        self.first = first if self.negative is None else text.at(self.begins)
+        self.negative: Mask | None = None
+        self.begins = starts
+        self.first = first
+        if text.has_minus and (minus := (first == MINUS) & ~empty).any():
+            self.negative = minus
+            self.begins = starts + minus
+            self.first = text.at(self.begins)
         self.point = span.ends
         self.whole = lengths
         self.fraction: Ints | int = 0

@@ -57,6 +57,11 @@ class Text:
         return bool((self.bytes == ord('"')).any())
 
     @cached_property
+    def has_minus(self) -> bool:
+        """Whether there is any minus sign."""
+        return bool((self.bytes == ord("-")).any())
+
+    @cached_property
     def points(self) -> Ints:
         """Positions of every full stop."""
         return np.flatnonzero(self.bytes == ord("."))
@@ -101,7 +106,7 @@ def _eight(words: Words, lengths: Ints | int) -> tuple[Words, Words]:
     if isinstance(lengths, int):
         shift: Words | np.uint64 = np.uint64(8 * (8 - lengths))
     else:
-        shift = (8 - lengths).astype(np.uint64)
+        shift = (8 - lengths).view(np.uint64)
         shift <<= np.uint64(3)
     words >>= shift  # shifting by 64 gives 0, as it should for no digits
     words <<= shift
@@ -146,13 +151,13 @@ def read_digits(text: Text, ends: Ints, lengths: Ints | int, words: Words | None
 
 def count_digits(values: Words) -> Ints:
     """How many decimal digits each value (< 10^19) has; 1 for 0."""
-    count = np.ones(len(values), np.int64)
+    count = np.ones(len(values), np.uint8)
     top = int(values.max(initial=0))
     for k in range(1, 20):
         if top < 10**k:
             break
-        count += values >= np.uint64(10**k)
-    return count
+        count += (values >= np.uint64(10**k)).view(np.uint8)
+    return count.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +208,7 @@ def _ascii(values: Words) -> Words:
 def _left(words: Words, lengths: Ints | int) -> Words:
     if isinstance(lengths, int):
         return words >> np.uint64(8 * (8 - lengths))
-    shift = (8 - lengths).astype(np.uint64)
+    shift = (8 - lengths).view(np.uint64)
     shift <<= np.uint64(3)
     shifted: Words = words >> shift
     return shifted
@@ -248,8 +253,7 @@ def _grown(token: Token, tail: int, size: int) -> Token:
         if isinstance(token.words, int):
             return Token(token.words & room | tail, token.lengths + size)
         return Token(token.words & np.uint64(room) | np.uint64(tail), token.lengths + size)
-    shift = token.lengths.astype(np.uint64)
-    shift <<= np.uint64(3)
+    shift = token.lengths.view(np.uint64) << np.uint64(3)
     rooms = (np.uint64(1) << shift) - np.uint64(1)
     words = np.uint64(token.words) if isinstance(token.words, int) else token.words
     return Token(words & rooms | np.uint64(tail) << shift, token.lengths + size)
@@ -271,8 +275,7 @@ def spells(tokens: Sequence[Token], span: Span) -> bool:
         if isinstance(token.lengths, int):
             shift: Words | np.uint64 = np.uint64(8 * token.lengths)
         else:
-            shift = token.lengths.astype(np.uint64)
-            shift <<= np.uint64(3)
+            shift = token.lengths.view(np.uint64) << np.uint64(3)
         words <<= np.uint64(64) - shift
         if words.any():
             return False

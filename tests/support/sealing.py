@@ -49,7 +49,7 @@ def taped(
     folder: Path,
     chunks: Iterable[bytes],
     *,
-    format: Format = Format.AUTO,  # noqa: A002  (the word of the interface)
+    said: Format = Format.AUTO,
     marks: Sequence[int] = (),
     roll_bytes: int = 1 << 30,
     level: int = 1,
@@ -82,7 +82,7 @@ def taped(
             stops.append((len(chunk), START_NS + position + len(chunk)))
             if writer is None:
                 start = position
-                writer = opened(detect(chunk, format, at_start=position == 0, prior=prior))
+                writer = opened(detect(chunk, said, at_start=position == 0, prior=prior))
             try:
                 writer.append(chunk, stops)
             except Misfit as misfit:

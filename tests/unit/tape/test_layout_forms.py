@@ -21,7 +21,7 @@ def tape(tmp_path: Path) -> Tape:
     """Bytes to segments, checked on the way back."""
 
     def run(data: bytes, chosen: Format = Format.CSV) -> Taped:
-        done = taped(tmp_path, [data], format=chosen)
+        done = taped(tmp_path, [data], said=chosen)
         assert done.rendered() == data
         return done
 

@@ -88,7 +88,7 @@ ODDITIES = {
 def test_odd_lines_stay_where_they_are(tmp_path: Path, oddity: bytes) -> None:
     """Odd lines in the middle come back, and the rows around them stay typed."""
     data = ROWS + oddity + ROWS
-    done = taped(tmp_path, [data], format=Format.CSV)
+    done = taped(tmp_path, [data], said=Format.CSV)
     assert done.rendered() == data
     assert done.table().schema.field("c1").type == pa.decimal128(18, 2)
     assert done.table().column("c0").null_count <= oddity.count(b"\n")

@@ -32,7 +32,7 @@ def comes_back(data: bytes, sizes: Iterable[int], chosen: Format, *, lines: bool
                 pieces.append(data[at : at + size])
                 at += size
             pieces.append(data[at:])
-        return taped(Path(folder), pieces, format=chosen, roll_bytes=300).rendered() == data
+        return taped(Path(folder), pieces, said=chosen, roll_bytes=300).rendered() == data
 
 
 SIZES = st.lists(st.integers(1, 200), max_size=8)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tape import segment as segments
+from tape.column_digests import ColumnDigests
 from tape.digest import digests_of, xxh3
 from tape.durable import Disk
 from tape.errors import DigestMismatch, DiskFull, SegmentError
@@ -267,6 +268,24 @@ def test_row_groups_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert done.misfits == 0
 
 
+def test_many_writers_share_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together, open segments hold back no more than the budget: then each writes what it has."""
+    monkeypatch.setattr(segments, "SHARED_BYTES", 1 << 20)
+    monkeypatch.setattr(segments, "LEAST_BYTES", 1 << 16)
+    layout = detect(ROWS, Format.CSV, at_start=True, prior=None)
+    writers = [SegmentWriter(tmp_path / str(k), layout, level=1) for k in range(8)]
+    for _ in range(4):
+        for writer in writers:
+            writer.append(ROWS, [(len(ROWS), START_NS)])
+            assert segments._HELD.add(0) < (1 << 20) + 2 * len(ROWS) * 8
+    for writer in writers[:7]:
+        done = writer.close(footer_for(0, 4 * len(ROWS)))
+        assert b"".join(source_chunks(done.path)) == ROWS * 4
+    assert pq.ParquetFile(tmp_path / "6").metadata.num_row_groups > 1
+    writers[7].abort()
+    assert segments._HELD.add(0) == 0
+
+
 def test_files_that_are_no_segments(tmp_path: Path) -> None:
     """Missing, empty, foreign and plain Parquet files raise SegmentError with the path in it."""
     foreign = tmp_path / "foreign.parquet"
@@ -365,7 +384,7 @@ def test_column_digests_do_not_depend_on_batches() -> None:
     )
 
     def digests(value: pa.Table, sizes: int) -> Any:
-        found = segments._Columns()
+        found = ColumnDigests()
         for batch in value.to_batches(max_chunksize=sizes):
             found.add(batch)
         return found.result()

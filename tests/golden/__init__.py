@@ -1,0 +1,1 @@
+"""Segments of every format ever written, with the bytes they were made from."""
