@@ -122,6 +122,8 @@ def _check_format(base: sqlite3.Connection, path: Path, *, read_only: bool) -> N
     version = base.execute("PRAGMA user_version").fetchone()[0]
     if version == 0 and not read_only:
         base.executescript(f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={FORMAT};COMMIT;")
+    elif version == 0:
+        raise StoreError(f"{path}: no catalog here yet", hint="run `tape-receiver run` first")
     elif version != FORMAT:
         raise StoreError(f"{path}: catalog format {version} is not known to this version", hint="update hometape")
 

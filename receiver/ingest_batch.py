@@ -68,8 +68,9 @@ class Batches:
         agents = {upload.agent for upload in uploads}
         Judge(self._catalog, self._inspector, self._limits, quotas(self._quota, self._catalog, agents)).judge(items)
         self._commit(items)
-        self._discard(upload.path for upload in uploads)
-        self._discard(item.path for item in items if item.path is not None)
+        placed = {item.path for item in items if item.accepted and not item.stayed}
+        private = {upload.path for upload in uploads} | {item.path for item in items if item.path is not None}
+        self._discard(private - placed)
         by_upload: dict[int, list[Item]] = {}
         for item in items:
             by_upload.setdefault(item.upload, []).append(item)
@@ -110,7 +111,7 @@ class Batches:
         new = [_new(item) for item in good if not item.renewed]
         renewed = [_new(item) for item in good if item.renewed]
         try:
-            self._catalog.add(new, renewed=renewed, refused=refusals, closed_folders=self._idle_folders())
+            self._catalog.record(new, renewed=renewed, refused=refusals, closed_folders=self._idle_folders())
         except DiskFull as error:
             self._discard(item.final for item in good if item.final is not None)
             for item in good:
@@ -126,7 +127,7 @@ class Batches:
         for item in good:
             one = [_new(item)]
             try:
-                self._catalog.add([] if item.renewed else one, renewed=one if item.renewed else [])
+                self._catalog.record([] if item.renewed else one, renewed=one if item.renewed else [])
             except StoreError as single:
                 refused.append((item, str(single)))
         if len(refused) == len(good):
@@ -168,7 +169,8 @@ class Batches:
             move_new(self._disk, item.path, item.final, self._temp)
         except AlreadyThere:
             if digest_of(item.final) == item.name.digest:
-                return  # left by a crash, whole: it becomes held now
+                item.stayed = True  # left by a crash, whole: it becomes held now
+                return
             reason = "stood under its name with other bytes, and in no catalog"
             self._quarantine.keep(item.final, item.agent, item.stream, item.name, reason)
             move_new(self._disk, item.path, item.final, self._temp)
@@ -239,7 +241,7 @@ class Batches:
             self._recover_folder(folder, counts)
         self._open.clear()
         if folders:
-            self._catalog.add([], closed_folders=folders)
+            self._catalog.record([], closed_folders=folders)
             log.info("folders that were open at the last end are checked", folders=len(folders), **counts)
         return counts
 
@@ -280,13 +282,13 @@ class Batches:
         if adopted:
             finals = [item.final for item in adopted if item.final is not None]
             self._disk.sync_many(finals, self._with_new_parents(path.parent for path in finals))
-            self._catalog.add([_new(item) for item in adopted])
+            self._catalog.record([_new(item) for item in adopted])
 
     def close(self) -> None:
         """Note that nothing is under way, so that the next start has nothing to search."""
         if self._open:
             with contextlib.suppress(StoreError, DiskError):  # then the next start searches, no more
-                self._catalog.add([], closed_folders=list(self._open))
+                self._catalog.record([], closed_folders=list(self._open))
             self._open.clear()
 
 

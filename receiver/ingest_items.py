@@ -24,6 +24,7 @@ class Item:
     """One segment of a batch. `upload`: index of the upload that brought it. `path`: where its bytes lie, privately.
 
     `follows`: the item of this batch its outcome rests on, if any; it holds only if that one is accepted.
+    `final`: where it was placed; `stayed`: its bytes lay there before, so that `path` was not moved.
     """
 
     upload: int
@@ -38,6 +39,7 @@ class Item:
     renewed: bool = False
     follows: "Item | None" = None
     final: Path | None = None
+    stayed: bool = False
 
     @property
     def identity(self) -> Identity:

@@ -63,7 +63,7 @@ class Inspector:
         with self._lock:
             while len(found) < len(paths):
                 answers, trouble = self._running().ask(paths[len(found) :])
-                found += [_read(answer) for answer in answers]
+                found += answers
                 if trouble:
                     self._drop()
                     found.append(self._alone(paths[len(found)], trouble))
@@ -74,7 +74,7 @@ class Inspector:
         log.warning("inspection ended early, trying the file alone", path=str(path), trouble=trouble)
         answers, trouble = self._running().ask([path])
         if answers:
-            return _read(answers[0])
+            return answers[0]
         self._drop()
         return Inspected(problem=f"inspecting it {trouble}: it is damaged or hostile")
 
@@ -120,11 +120,11 @@ class _Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, paths: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
+    def ask(self, paths: Sequence[Path]) -> tuple[list[Inspected], str]:
         """The answers in order; fewer than asked, and why, if the process died or had to be killed."""
         assert self._process.stdin is not None
         request = json.dumps([os.fspath(path) for path in paths]).encode("ascii") + b"\n"
-        found: list[dict[str, Any]] = []
+        found: list[Inspected] = []
         try:
             self._process.stdin.write(request)
             self._process.stdin.flush()
@@ -135,7 +135,7 @@ class _Child:
             if not line:
                 trouble = "ended the inspecting process" if line == b"" else "took too long or too much memory"
                 return found, trouble
-            found.append(json.loads(line))
+            found.append(_read(json.loads(line)))
         return found, ""
 
     def _next(self, seconds: float, *, watch_memory: bool = True) -> bytes | None:

@@ -93,8 +93,10 @@ class Disk:
     def sync_many(self, files: Iterable[Path], folders: Iterable[Path]) -> None:
         """Make many files and folders durable: one file-system sync where that is cheaper."""
         each, dirs = list(files), list(folders)
-        if len(each) + len(dirs) > SYNC_ALL_ABOVE and not WINDOWS and _syncfs_all([*each, *dirs]):
-            return
+        if len(each) + len(dirs) > SYNC_ALL_ABOVE and not WINDOWS:
+            homes = {path.parent for path in each} | set(dirs)  # a file lies where its folder lies
+            if _syncfs_all(sorted(homes)):
+                return
         for path in each:
             self.sync_path(path)
         for folder in dirs:

@@ -61,11 +61,11 @@ class CutCatalog(Catalog):
 
     disk: PowerDisk
 
-    def add(self, *args: Any, **kwargs: Any) -> Any:
+    def record(self, *args: Any, **kwargs: Any) -> int:
         self.disk.step()
-        held = super().add(*args, **kwargs)
+        first = super().record(*args, **kwargs)
         self.disk.step()
-        return held
+        return first
 
     def open_more_folders(self, paths: Any) -> None:
         self.disk.step()
