@@ -1,10 +1,12 @@
-"""What the kernel knows of its clock: whether it is synchronised, and how wrong it may be."""
+"""What is known of the clock: whether the kernel calls it synchronised, how wrong it may be, and when it jumped."""
 
 import ctypes
 import sys
 
+from tape.clock import Clock
 from tape.footer import ClockState
 
+STEP = 0.5  # seconds that the wall clock must jump to be worth an event
 _TIME_ERROR = 5
 _STA_UNSYNC = 0x40
 
@@ -36,3 +38,20 @@ def clock_state() -> ClockState:
         return ClockState()
     synchronised = result != _TIME_ERROR and not found.status & _STA_UNSYNC
     return ClockState(synchronised=synchronised, max_error_us=int(found.maxerror))
+
+
+class ClockSteps:
+    """Notices jumps of the wall clock against the monotonic one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._drift = self._now()
+
+    def seen(self) -> int | None:
+        """The jump since the last call in ms; None if there was none worth telling."""
+        before, self._drift = self._drift, self._now()
+        step = self._drift - before
+        return round(step * 1000) if abs(step) >= STEP else None
+
+    def _now(self) -> float:
+        return self._clock.now_ns() / 1e9 - self._clock.monotonic()

@@ -1,9 +1,8 @@
 """Collects chunks into segments: the `Intake` of all sources, and what decides when each segment is sealed.
 
-One lane per origin with text in memory; encoding and sealing run in `seal.workers` threads, one job at
-a time per lane, sealing one segment while the next one is filled. Memory is bounded by `seal.buffer`
-(text held) and by the number of open writers; `take` waits when it is reached, and that is the only
-back-pressure. A full spool or disk pauses sealing, and `take` with it; work resumes by itself.
+One lane per origin with text in memory; threads encode and seal, one segment of a lane while the next one
+is filled. Memory is bounded by `seal.buffer` (text held) and the number of open writers: then `take` waits,
+the only back-pressure. A full spool or disk pauses sealing, and `take` with it; work resumes by itself.
 """
 
 import asyncio
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.budget import PIECE, Pause, Relief, relieve
+from agent.clock_state import ClockSteps
 from agent.due import Dues
 from agent.event_log import EventLog
 from agent.lane import Lane
@@ -20,7 +20,7 @@ from agent.outbox import Outbox
 from agent.sealer import OpenSegment, Place, Sealer, Shaped, cursor_of
 from agent.settings import SealSettings, SpoolSettings
 from agent.space import Space
-from agent.workshop import Workshop, schema_change
+from agent.workshop import Slots, Workshop, schema_change
 from tape import __version__
 from tape.clock import Clock
 from tape.durable import DISK, Disk
@@ -29,7 +29,6 @@ from tape.log import get_logger
 
 STUCK_RETRY = 60.0  # seconds until an origin that can't be sealed is tried again
 IDLE_LANES = 512  # lanes without text that stay in memory
-CLOCK_STEP = 0.5  # seconds that the wall clock must jump to be worth an event
 EVENTS_AT_ONCE = 1000
 
 log = get_logger(__name__)
@@ -57,7 +56,7 @@ class Collector:
         self._seal = seal
         self._clock = clock
         self._workshop = Workshop(Sealer(outbox, level=seal.level, clock=clock, disk=disk), seal.workers)
-        self._open_limit = seal.workers + 1
+        self._slots = Slots(seal.workers + 1, 2 * seal.workers + 1, self._kick)
         self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._dues = Dues()
@@ -68,7 +67,7 @@ class Collector:
         self._events = EventLog(outbox, clock, self._fail)
         stored = outbox.file(outbox.events_origin.file_id)
         self._events_taken = stored.known.offset if stored else 0
-        self._drift = clock.now_ns() / 1e9 - clock.monotonic()
+        self._steps = ClockSteps(clock)
 
     # ---- the Intake
 
@@ -96,7 +95,10 @@ class Collector:
     async def finish(self, origin: Origin) -> None:
         """Nothing follows for this origin: its last segment is sealed soon, an unfinished line included."""
         self._check()
-        lane = await self._lane(origin, None)
+        if origin.file_id not in self._lanes:
+            await asyncio.to_thread(self._outbox.finish, origin.file_id)
+            return
+        lane = self._lanes[origin.file_id]
         lane.finishing = True
         lane.want(self._clock.monotonic(), cut=True)
         self._kick(lane)
@@ -122,7 +124,8 @@ class Collector:
             if now >= next_look:
                 next_look = now + 1.0
                 await self._look_at_space(now)
-                self._look_at_clock()
+                if (step := self._steps.seen()) is not None:
+                    self._note(EventKind.CLOCK, "", {"step_ms": step})
             await self._feed_events()
             self._attend(now)
             if self._load >= self._seal.buffer:
@@ -165,6 +168,7 @@ class Collector:
             while (lane.working or lane.seal_running) and self._tasks:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             await self._workshop.abort(lane.rewind(0.0))
+            self._slots.release(lane)
             self._forget(key)
 
     def snapshot(self) -> Collecting:
@@ -240,7 +244,7 @@ class Collector:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, HometapeError):
             self._fail(error)
-        elif error is not None:
+        elif error:
             log.error("collecting failed", exc_info=error)
             self._fail(StoreError(f"collecting failed: {error!r}", hint="restart the agent; nothing sealed is lost"))
 
@@ -250,6 +254,7 @@ class Collector:
                 self._account(lane)
         finally:
             lane.working = False
+            self._slots.release(lane)
             self._account(lane)
 
     async def _step(self, lane: Lane) -> bool:
@@ -269,7 +274,10 @@ class Collector:
             return not lane.seal_running or lane.segment is None
         if paused:
             return False
-        if lane.next_piece(self._seal, may_stream=self._open_segments() < self._open_limit) is not None:
+        held = self._slots.hold(lane)
+        if lane.wish is not None and not held:
+            return False
+        if lane.next_piece(self._seal, may_stream=held) is not None:
             await self._workshop.append(lane)
             return True
         if lane.roll:
@@ -288,9 +296,6 @@ class Collector:
                 self._forget(lane.origin.file_id)
         return False
 
-    def _open_segments(self) -> int:
-        return sum(lane.segment is not None or lane.flying is not None for lane in self._lanes.values())
-
     def _start_sealing(self, lane: Lane, now: float) -> None:
         before = lane.shaped.layout
         segment, final = lane.start_sealing(now)
@@ -306,6 +311,7 @@ class Collector:
                 await self._workshop.seal(lane, segment, final=final)
         finally:
             lane.seal_running = False
+            self._slots.release(lane)
             self._account(lane)
         self._kick(lane)
 
@@ -346,8 +352,8 @@ class Collector:
             if lane.wish is not None:
                 excess -= lane.load
             else:
-                if lane.working:
-                    excess -= lane.buffer.whole - lane.buffer.start
+                if lane.working or lane.seal_running:
+                    excess -= lane.draining
                 waiting.append(lane.as_load())
         now = self._clock.monotonic()
         for key, relief in relieve(waiting, excess):
@@ -363,12 +369,6 @@ class Collector:
                 lane.retry_at = 0.0
             if retried or (resumed and not lane.idle):
                 self._kick(lane)
-
-    def _look_at_clock(self) -> None:
-        drift = self._clock.now_ns() / 1e9 - self._clock.monotonic()
-        step, self._drift = drift - self._drift, drift
-        if abs(step) >= CLOCK_STEP:
-            self._note(EventKind.CLOCK, "", {"step_ms": round(step * 1000)})
 
     # ---- events
 

@@ -76,6 +76,11 @@ class Lane:
         return self.buffer.cost + flying + self._kept
 
     @property
+    def draining(self) -> int:
+        """Bytes of text on their way into the open segment, where they take far less room."""
+        return self.buffer.whole - self.buffer.start + (len(self.flying.data) if self.flying else 0)
+
+    @property
     def _kept(self) -> int:
         kept = sum(segment.kept_bytes for segment in self.sealing) + sum(len(k.packed) for k in self.replay)
         return kept + (self.segment.kept_bytes if self.segment else 0)
@@ -94,7 +99,7 @@ class Lane:
     @property
     def sealable(self) -> bool:
         """Whether there are whole rows that are in no sealed segment."""
-        return bool(self.segment or self.replay or self.buffer.whole > self.buffer.start)
+        return bool(self.segment or self.flying or self.replay or self.buffer.whole > self.buffer.start)
 
     def want(self, now: float, *, cut: bool = False) -> bool:
         """Ask for a segment up to the last line end taken (`cut`: up to the last byte); False if there is nothing."""

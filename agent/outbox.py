@@ -254,6 +254,9 @@ class Outbox:
 
     def finish(self, file_id: str) -> None:
         """Record that nothing follows for this origin; all of it is sealed. Unknown ids are ignored."""
+        with self._store.reading() as db:
+            if not db.execute("SELECT 1 FROM files WHERE file_id = ? AND NOT finished", (file_id,)).fetchone():
+                return
         with self._store.transaction() as db:
             db.execute("UPDATE files SET finished = 1, last_bytes = x'' WHERE file_id = ?", (file_id,))
 

@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule({Found.ABSENT}, {State.SAFE}, Decision.RELEASED, "deleted, and the power failed before that was recorded"),
     _rule(_FILE, {State.RELEASED}, Decision.DELETE, "the deletion was recorded but did not outlive the power cut"),
-    _rule({Found.ABSENT}, {State.RELEASED}, Decision.NOTHING, "as it should be"),
+    _rule({Found.ABSENT}, {State.RELEASED}, Decision.NOTHING, "released, and the file is gone, as it should be"),
     _rule({Found.INTACT}, {State.LOST}, Decision.FOUND, "somebody put it back (an unmounted disk, a restored folder)"),
     _rule({Found.ABSENT, Found.DIFFERS}, {State.LOST}, Decision.NOTHING, "lost and reported before"),
     _rule(

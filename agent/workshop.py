@@ -21,6 +21,43 @@ log = get_logger(__name__)
 FATAL = (SyncFailed, StoreError)
 
 
+class Slots:
+    """How many lanes may have writers open: a few that stream, some more that seal at once and are done.
+
+    A lane whose segment is wanted waits for its turn; one that would only stream does not.
+    """
+
+    def __init__(self, streaming: int, most: int, kick: Callable[[Lane], None]) -> None:
+        self._streaming = streaming
+        self._most = most
+        self._kick = kick
+        self._held: set[Lane] = set()
+        self._waiting: dict[Lane, None] = {}
+
+    def hold(self, lane: Lane) -> bool:
+        """Whether the lane may open a writer now; if it waits for one it is kicked when its turn comes."""
+        if lane in self._held:
+            return True
+        wanted = lane.wish is not None
+        if len(self._held) < (self._most if wanted else self._streaming):
+            self._waiting.pop(lane, None)
+            self._held.add(lane)
+            return True
+        if wanted:
+            self._waiting[lane] = None
+        return False
+
+    def release(self, lane: Lane) -> None:
+        """The lane may have nothing open any more; then the next one gets its turn."""
+        if lane not in self._held or lane.segment or lane.flying or lane.sealing:
+            return
+        self._held.discard(lane)
+        if self._waiting:
+            following = next(iter(self._waiting))
+            del self._waiting[following]
+            self._kick(following)
+
+
 class Workshop:
     """Runs the sealer for lanes. Errors that end everything are raised; all others are left in `lane.broken`."""
 
