@@ -22,12 +22,14 @@ from tape.layout.words import (
     count_digits,
     masked,
     read_digits,
+    short_digits,
     write_digits,
 )
 
 MINUS, ZERO = ord("-"), ord("0")
 _INT64_MAX = np.uint64((1 << 63) - 1)
 NARROW = 18
+_LEAST = np.array([0, *(10**k for k in range(8))], np.uint64)  # the least number of so many digits, 1 excepted
 
 
 def storage(form: Number) -> pa.DataType:
@@ -43,6 +45,8 @@ def parse(form: Number, span: Span, *, digits: int = NARROW) -> tuple[pa.Array, 
     `digits`: how many a number with a fraction may have in all, 19 at most. Where the mask is false
     the value means nothing.
     """
+    if not form.scale and form.pad == 1 and not form.wide and (quick := _short_wholes(span)) is not None:
+        return _array(form, quick.view(np.int64), None), None
     shape = _shape(form, span)
     if form.wide:
         return _parse_wide(form, span, shape)
@@ -71,6 +75,20 @@ def parse(form: Number, span: Span, *, digits: int = NARROW) -> tuple[pa.Array, 
         good |= null
     everything = bool(good.all())
     return _array(form, number, null), None if everything else good
+
+
+def _short_wholes(span: Span) -> Words | None:
+    """The values if every field is a plain whole number of 1 .. 8 digits; None otherwise, without saying which."""
+    if span.longest > 8 or span.shortest < 1:
+        return None
+    values = short_digits(span)
+    if values is None:
+        return None
+    if span.shortest == span.longest:
+        proper = span.longest == 1 or int(values.min()) >= 10 ** (span.longest - 1)
+    else:
+        proper = bool(((values >= _LEAST[span.lengths]) | (span.lengths == 1)).all())
+    return values if proper else None
 
 
 def _words_at_point(form: Number, span: Span) -> Words | None:
@@ -192,7 +210,7 @@ def tokens(form: Number, values: pa.Array) -> list[Token]:
         whole, fraction = magnitude, magnitude
     count = count_digits(whole)
     if form.pad > 1:
-        count = np.maximum(count, form.pad)
+        count = max(count, form.pad) if isinstance(count, int) else np.maximum(count, form.pad)
     result += write_digits(whole, count)
     if form.scale:
         result = _with_fraction(form, result, fraction)

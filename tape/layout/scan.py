@@ -53,17 +53,14 @@ class Fields:
 
 def fields_of(text: Text, layout: Layout) -> Fields | None:
     """Fields of a chunk all of whose lines fit the layout; None if one does not."""
-    cuts = _cuts(text, layout)
+    cuts, feeds = _cuts(text, layout)
     count = len(layout.columns)
     if cuts is None or not len(cuts) or len(cuts) % count or int(cuts[-1]) != text.size - 1:
         return None
     ends = np.ascontiguousarray(cuts.reshape(-1, count).T)
     last = ends[-1]
-    newline = text.bytes[last] == NEWLINE
-    if not newline.all():
-        return None
     # As many line feeds as rows, one at each row's end: then there is none inside a row.
-    if int(np.count_nonzero(text.bytes == NEWLINE)) != len(last):
+    if feeds != len(last) or not (text.bytes[last] == NEWLINE).all():
         return None
     starts = np.empty_like(ends)
     starts[1:] = ends[:-1] + 1
@@ -76,10 +73,14 @@ def fields_of(text: Text, layout: Layout) -> Fields | None:
     return Fields(text, [Span(text, starts[k], ends[k]) for k in range(count)])
 
 
-def _cuts(text: Text, layout: Layout) -> Ints | None:
-    """Positions of every delimiter and line feed; those inside quotes left out, None if a line leaves one open."""
+def _cuts(text: Text, layout: Layout) -> tuple[Ints | None, int]:
+    """Positions of every delimiter and line feed, and how many line feeds there are.
+
+    Those inside quotes are left out; None if a line leaves a quote open.
+    """
     data = text.bytes
     marks = data == NEWLINE
+    feeds = int(np.count_nonzero(marks))
     if len(layout.columns) > 1:
         marks |= data == ord(layout.delimiter)
     cuts = np.flatnonzero(marks)
@@ -87,9 +88,9 @@ def _cuts(text: Text, layout: Layout) -> Ints | None:
         inside = np.cumsum(data == QUOTE, dtype=np.uint8) & 1
         open_here = inside[cuts].astype(bool)
         if (open_here & (data[cuts] == NEWLINE)).any():
-            return None
+            return None, feeds
         cuts = cuts[~open_here]
-    return cuts
+    return cuts, feeds
 
 
 def fitting_lines(text: Text, lines: Lines, layout: Layout) -> Mask:

@@ -6,7 +6,6 @@ them, each followed by whatever comes next, so that the garbage behind a short w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -87,6 +86,16 @@ class Span:
         return int(self.lengths.max(initial=0))
 
     @cached_property
+    def shortest(self) -> int:
+        """Bytes of the shortest field."""
+        return int(self.lengths.min(initial=1 << 62))
+
+    @cached_property
+    def shift(self) -> Words | np.uint64:
+        """Bits of a word in front of each field, where no field is longer than a word."""
+        return _shift(self.longest if self.shortest == self.longest else self.lengths)
+
+    @cached_property
     def words(self) -> Words:
         """The eight bytes that end with each field, or zeros before it; not to be changed."""
         if self.longest > 1:
@@ -100,14 +109,18 @@ def _overlapping(data: Bytes) -> Words:
     return np.ndarray((len(data) - 7,), np.dtype("<u8"), buffer=data.data, strides=(1,))
 
 
-def _eight(words: Words, lengths: Ints | int) -> tuple[Words, Words]:
-    """Value of the last `lengths` (<= 8) digits of each word, and non-zero where one is no digit."""
-    words ^= _ZEROS
+def _shift(lengths: Ints | int) -> Words | np.uint64:
+    """Bits of a word that the last `lengths` (<= 8) of its bytes leave."""
     if isinstance(lengths, int):
-        shift: Words | np.uint64 = np.uint64(8 * (8 - lengths))
-    else:
-        shift = (8 - lengths).view(np.uint64)
-        shift <<= np.uint64(3)
+        return np.uint64(8 * (8 - lengths))
+    shift = (8 - lengths).view(np.uint64)
+    shift <<= np.uint64(3)
+    return shift
+
+
+def _eight(words: Words, shift: Words | np.uint64) -> tuple[Words, Words]:
+    """Value of the digits behind the first `shift` bits of each word, and non-zero where one is no digit."""
+    words ^= _ZEROS
     words >>= shift  # shifting by 64 gives 0, as it should for no digits
     words <<= shift
     bad = words + _OVER_NINE
@@ -134,7 +147,7 @@ def read_digits(text: Text, ends: Ints, lengths: Ints | int, words: Words | None
         words = text.words_before(ends)
     longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=0))
     first = min(lengths, 8) if isinstance(lengths, int) else (np.minimum(lengths, 8) if longest > 8 else lengths)
-    value, bad = _eight(words, first)
+    value, bad = _eight(words, _shift(first))
     for part in (1, 2):
         done = 8 * part
         if longest <= done:
@@ -143,29 +156,50 @@ def read_digits(text: Text, ends: Ints, lengths: Ints | int, words: Words | None
             more: Ints | int = min(lengths - done, 8)
         else:
             more = np.clip(lengths - done, 0, 8)
-        high, wrong = _eight(text.words_before(np.maximum(ends - done, 0)), more)
+        high, wrong = _eight(text.words_before(np.maximum(ends - done, 0)), _shift(more))
         value += high * np.uint64(10**done)
         bad |= wrong
     return value, bad == 0
 
 
-def count_digits(values: Words) -> Ints:
-    """How many decimal digits each value (< 10^19) has; 1 for 0."""
-    count = np.ones(len(values), np.uint8)
-    top = int(values.max(initial=0))
-    for k in range(1, 20):
-        if top < 10**k:
-            break
+def short_digits(span: Span) -> Words | None:
+    """Unsigned value of fields of 1 .. 8 bytes; None if any byte of them is no digit."""
+    value, bad = _eight(span.words.copy(), span.shift)
+    return None if bad.any() else value
+
+
+def count_digits(values: Words) -> Ints | int:
+    """How many decimal digits each value (< 10^19) has, one number if all have as many; 1 for 0."""
+    least = len(str(int(values.min(initial=(1 << 64) - 1))))
+    most = len(str(int(values.max(initial=0))))
+    if least >= most:
+        return most
+    count = np.full(len(values), least, np.uint8)
+    for k in range(least, most):
         count += (values >= np.uint64(10**k)).view(np.uint8)
     return count.astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
 class Token:
-    """One piece of every row's text: a word per row (or one for all) and how many of its bytes count (0 .. 8)."""
+    """One piece of every row's text: a word per row (or one for all) and how many of its bytes count (0 .. 8).
 
-    words: Words | int
-    lengths: Ints | int
+    `right`: instead of the word, one whose last bytes count.
+    """
+
+    __slots__ = ("_words", "lengths", "right")
+
+    def __init__(self, words: Words | int | None, lengths: Ints | int, right: Words | None = None) -> None:
+        self._words = words
+        self.lengths = lengths
+        self.right = right
+
+    @property
+    def words(self) -> Words | int:
+        """The words whose first bytes count."""
+        if self._words is None:
+            assert self.right is not None
+            self._words = self.right >> _shift(self.lengths)
+        return self._words
 
     @property
     def longest(self) -> int:
@@ -205,15 +239,6 @@ def _ascii(values: Words) -> Words:
     return pairs
 
 
-def _left(words: Words, lengths: Ints | int) -> Words:
-    if isinstance(lengths, int):
-        return words >> np.uint64(8 * (8 - lengths))
-    shift = (8 - lengths).view(np.uint64)
-    shift <<= np.uint64(3)
-    shifted: Words = words >> shift
-    return shifted
-
-
 def write_digits(values: Words, lengths: Ints | int) -> list[Token]:
     """Tokens of each value (< 10^19) as exactly `lengths` (0 .. 19) digits, zeros in front where it has fewer."""
     longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=0))
@@ -233,7 +258,7 @@ def write_digits(values: Words, lengths: Ints | int) -> list[Token]:
             count = lengths
         else:
             count = np.clip(lengths - 8 * part, 0, 8)
-        tokens.append(Token(_left(_ascii(low), count), count))
+        tokens.append(Token(None, count, _ascii(low)))
     return tokens[::-1]
 
 
@@ -267,8 +292,12 @@ def masked(tokens: Sequence[Token], keep: Mask) -> list[Token]:
 def spells(tokens: Sequence[Token], span: Span) -> bool:
     """Whether the tokens, one after the other, are exactly the fields of a column."""
     short = span.longest <= 8
+    if short and len(tokens) == 1 and (right := tokens[0].right) is not None:
+        difference = right ^ span.words
+        difference >>= span.shift
+        return not difference.any() and bool((span.lengths == tokens[0].lengths).all())
     place = span.starts
-    rest = _left(span.words, span.lengths) if short else span.words
+    rest = span.words >> span.shift if short else span.words
     for token in tokens:
         words = rest if short else span.text.words_from(np.minimum(place, span.text.size))
         words = words ^ (np.uint64(token.words) if isinstance(token.words, int) else token.words)

@@ -44,7 +44,7 @@ def test_digits_are_written_as_python_writes_them(values: list[int]) -> None:
     """Text of values of up to 19 digits, and how long it is."""
     numbers = np.array(values, np.uint64)
     lengths = count_digits(numbers)
-    assert lengths.tolist() == [len(str(value)) for value in values]
+    assert np.broadcast_to(lengths, len(values)).tolist() == [len(str(value)) for value in values]
     data, ends = assemble(appended(write_digits(numbers, lengths), b",\n"), len(values))
     assert data.tobytes() == b"".join(b"%d,\n" % value for value in values)
     assert ends.tolist() == np.cumsum([len(str(value)) + 2 for value in values]).tolist()
