@@ -181,6 +181,15 @@ def streams(base: sqlite3.Connection) -> list[StreamTotals]:
     return found
 
 
+def coverage(base: sqlite3.Connection) -> Iterator[tuple[Ranges, dict[str, Ranges]]]:
+    """Of every epoch the seqs that are held, and those with a copy at each target, by its name."""
+    targets: dict[int, str] = dict(base.execute("SELECT id, name FROM target").fetchall())
+    for (epoch,) in base.execute("SELECT id FROM epoch ORDER BY id").fetchall():
+        spans = catalog_spans.read_all(base, epoch)
+        layers = {targets[kind - COPIES]: ranges for kind, ranges in spans.items() if kind >= COPIES}
+        yield spans.get(HELD, ()), layers
+
+
 def _by_stream(base: sqlite3.Connection, query: str) -> dict[int, tuple[Any, ...]]:
     return {row[0]: row[1:] for row in base.execute(query)}
 

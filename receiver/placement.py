@@ -38,7 +38,7 @@ class Standing(StrEnum):
     SATISFIED = "satisfied"
     DEGRADED = "degraded"  # more than one copy, but not all that is asked for
     AT_RISK = "at risk"  # one copy left, where the rule wants more
-    LOST = "lost"  # no verified copy at all
+    UNPROVEN = "unproven"  # no verified copy yet, or none any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ def judge(rule: Rule, targets: Mapping[str, Where], copies: Collection[str]) -> 
     lacking = tuple(_lacking(rule, held))
     if not lacking:
         return Judgement(Standing.SATISFIED)
-    standing = Standing.LOST if not held else Standing.AT_RISK if len(held) == 1 < rule.copies else Standing.DEGRADED
-    return Judgement(standing, lacking)
+    if not held:
+        return Judgement(Standing.UNPROVEN, lacking)
+    return Judgement(Standing.AT_RISK if len(held) == 1 < rule.copies else Standing.DEGRADED, lacking)
 
 
 def _lacking(rule: Rule, held: Sequence[Where]) -> Iterator[str]:
