@@ -245,14 +245,16 @@ def attest(base: sqlite3.Connection, segment: int, sha256: str, now: int) -> tup
         before=before.link if before else None,
         after=after.link if after else None,
     )
+    texts = []
     for blamed, reason in found:
         place = mine if blamed == seq else after
         assert place is not None
-        _break(base, place, CHAIN, f"segment {place.subject}: {reason}", now)
+        texts.append(f"segment {place.subject}: {reason}")
+        _break(base, place, CHAIN, texts[-1], now)
     ok = not mine.broken and all(blamed != seq for blamed, _ in found)
     if ok:
         catalog_spans.add(base, mine.epoch, ATTESTED, seq, seq)
-    return Attested(segment, ok, tuple(reason for _, reason in found)), mine
+    return Attested(segment, ok, tuple(texts)), mine
 
 
 def _break(base: sqlite3.Connection, place: _Place, kind: str, text: str, now: int) -> None:

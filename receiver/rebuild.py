@@ -87,6 +87,7 @@ class _Rebuild:
         self.files = self.read = 0
         self.added = self.known = self.rows = self.size = 0
         self.problems: list[tuple[str, str]] = []
+        self._told: set[str] = set()
 
     def item_at(self, root: Path, path: str) -> Item | None:
         """A file as an item to be judged; None, with a problem noted, if it can't be one."""
@@ -132,7 +133,10 @@ class _Rebuild:
         copied += [(held.id, item) for held, item in zip(held_now, good, strict=True)]
         attested = self._catalog.attest_many([(number, self._sha256[id(item)]) for number, item in copied])
         for result, (_, item) in zip(attested, copied, strict=True):
-            self.problems += [(self._places[id(item)], found) for found in result.found]
+            for found in result.found:  # a break shows from both sides of the link
+                if found not in self._told:
+                    self._told.add(found)
+                    self.problems.append((self._places[id(item)], found))
         now = self._clock.now_ns()
         self._catalog.add_copies([Copy(number, self._target, now, READ_BACK) for number, _ in copied])
         self.added += len(good)
