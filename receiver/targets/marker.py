@@ -41,7 +41,9 @@ How to read it
     whole in the column `raw`; a stream of messages has them in the column `payload`.
     The text from which the ticks were read can be rebuilt to the last byte: each file's Parquet metadata,
     key `hometape`, says in JSON how the columns were written, and which bytes of which file they were.
-    With Hometape at hand:  tape-receiver export --from THIS_FOLDER --stream STREAM
+    With Hometape at hand:
+        tape-receiver verify --folder THIS_FOLDER
+        tape-receiver export AGENT/STREAM --from THIS_FOLDER --output RESTORED
 """
 
 
