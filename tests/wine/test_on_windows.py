@@ -10,7 +10,7 @@ from tests.support.wine import WindowsPython
 pytestmark = [pytest.mark.wine, pytest.mark.xdist_group("wine"), pytest.mark.timeout(600)]
 
 # Rooms of unit tests that must hold on Windows as they are: path, and how many tests at least.
-ROOMS = {"tests/unit/tape": 150}
+ROOMS = {"tests/unit/tape": 150, "tests/unit/receiver/ingress": 95}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -23,6 +23,7 @@ from tests.support.ingress import EPOCH, STREAM, Store, segment
 
 CONTENT = b"ticks " * 5000
 NAME = segment(CONTENT, 4)
+WINDOWS = os.name == "nt"
 
 
 class Yard:
@@ -186,7 +187,7 @@ async def test_the_stored_copy_is_not_the_uploaders_file(yard: Yard) -> None:
     """A handle that the uploader kept open changes nothing at home."""
     path = yard.put(CONTENT)
     with path.open("r+b") as handle:
-        assert await yard.box.take_all() == 1
+        assert await yard.box.take_all() == (0 if WINDOWS else 1), "a file in use can't be deleted on Windows"
         handle.write(b"forged")
     assert yard.store.contents() == {f"alpha/{STREAM}/{NAME}": CONTENT}
 
@@ -235,7 +236,7 @@ async def test_an_upload_over_the_limit_is_left_alone(tmp_path: Path) -> None:
 
 async def test_foreign_files_are_left_alone_and_reported_once(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
     """Names outside the grammar, files at odd places."""
-    names = ["notes.txt", "A/b.parquet", "con/x", f"{NAME}", ".hidden", "a/.receipts", "\u00e4"]
+    names = ["notes.txt", "A/b.parquet", *([] if WINDOWS else ["con/x"]), f"{NAME}", ".hidden", "x/.receipts", "\u00e4"]
     for name in names:
         path = yard.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +250,7 @@ async def test_foreign_files_are_left_alone_and_reported_once(yard: Yard, capsys
     assert not yard.store.uploads
 
 
-posix = pytest.mark.skipif(os.name == "nt", reason="links and pipes are made differently there; see the Wine tests")
+posix = pytest.mark.skipif(WINDOWS, reason="links and pipes are made differently on Windows")
 
 
 @posix

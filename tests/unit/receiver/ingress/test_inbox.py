@@ -73,7 +73,7 @@ async def test_an_empty_upload_is_a_file_too(inbox: Inbox) -> None:
     assert arrival.digest == xxh3(b"")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="modes mean little there")
+@pytest.mark.skipif(os.name == "nt", reason="modes mean little on Windows")
 async def test_files_are_private_and_their_names_tell_nothing(inbox: Inbox) -> None:
     """For the owner only, under a random name."""
     arrivals = [inbox.arrive(lambda _size: None) for _ in range(2)]
