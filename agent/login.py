@@ -6,8 +6,9 @@ from pathlib import Path
 
 import asyncssh
 
+from agent.requests import say
 from agent.settings import ReceiverSettings
-from agent.sftp import Connection, say
+from agent.sftp import Connection
 from agent.throttle import Throttle
 from tape import __version__, sshtune
 from tape.clock import Clock
@@ -83,7 +84,7 @@ async def connect(
     try:
         async with asyncio.timeout(settings.connect_timeout or None):
             await connection.start()
-    except (asyncssh.Error, OSError, TimeoutError) as error:
+    except (asyncssh.Error, OSError, TimeoutError, LinkError) as error:
         connection.abort("no SFTP session")
         raise LinkError(f"{where} gives no SFTP session: {say(error)}") from error
     except BaseException:

@@ -100,7 +100,7 @@ class LongLine(Line):
         (self._folder / "run").mkdir(parents=True, exist_ok=True)
         for name in ("netbox.c", "netns.sh"):
             shutil.copy(tools / name, self._folder / name)
-        program = [need_program("gcc"), "-O2", "-o", self._folder / "netbox", self._folder / "netbox.c"]
+        program: list[str | Path] = [need_program("gcc"), "-O2", "-o", self._folder / "netbox", self._folder / "netbox.c"]
         subprocess.run(program, check=True, capture_output=True)
         self._script("up", str(one_way_ms), str(mbit), str(loss))
         subprocess.run([*self.near, "ping", "-c", "1", "-W", "5", FAR], check=False, capture_output=True)
