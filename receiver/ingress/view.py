@@ -240,8 +240,8 @@ class View:
         )
         try:
             return await serving.committer.commit(upload)
-        except (HometapeError, OSError) as error:
-            _log.error("an upload could not be committed", agent=serving.agent, path=spot.path, error=str(error))
+        except Exception:  # noqa: BLE001 - whatever broke, the bytes are counted back and the agent sends again
+            _log.exception("an upload could not be committed", agent=serving.agent, path=spot.path)
             arrival.discard()
             return _RETRY
 

@@ -128,6 +128,8 @@ async def test_a_commit_that_breaks_is_answered_and_tells_nothing(error: Excepti
         with pytest.raises(asyncssh.SFTPFailure, match=r"^resend: ") as caught:
             await deliver(client, b"x")
         assert "secret" not in str(caught.value)
+        await wait_until_async(lambda: not list(house.inbox.iterdir()), what="its file to be deleted")
+        assert house.ingress._agents["alpha"].serving.allowance.unfinished == 0
         house.store.error = None
         await deliver(client, b"x")
         assert house.store.held("alpha", STREAM) == [segment(b"x")]
