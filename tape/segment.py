@@ -32,6 +32,8 @@ ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_BYTES = 32 << 20
 SHARED_BYTES = 96 << 20  # above this, every writer of the process writes what it has, if it is worth a row group
 LEAST_BYTES = 4 << 20
+FEW_ROWS = 1 << 10
+MOST_SMALL = 64
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 4 << 20
 PIECE_BYTES = 1 << 19
@@ -130,6 +132,7 @@ class SegmentWriter:
         self._pending_bytes = 0
         self._pending_rows = 0
         self._shared = 0
+        self._small = 0
         self._written = ColumnDigests()
         self._writer: Any = None
         self._sink: _Sink | None = _Sink(disk, path)
@@ -162,6 +165,12 @@ class SegmentWriter:
 
     def _take(self, batch: pa.RecordBatch) -> None:
         self._pending.append(batch)
+        self._small = self._small + 1 if batch.num_rows < FEW_ROWS else 0
+        if self._small == MOST_SMALL:  # a live stream comes row by row: thousands of batches weigh more than their rows
+            schema = columns.schema(self.layout)
+            joined = [_complete(one, schema) for one in self._pending[-MOST_SMALL:]]
+            self._pending[-MOST_SMALL:] = [pa.concat_batches(joined)]
+            self._small = 0
         self._pending_rows += batch.num_rows
         self._pending_bytes += batch.nbytes
         self._shared = _HELD.add(batch.nbytes)
@@ -194,7 +203,7 @@ class SegmentWriter:
 
     def _release(self) -> None:
         self._shared = _HELD.add(-self._pending_bytes)
-        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+        self._pending, self._pending_rows, self._pending_bytes, self._small = [], 0, 0, 0
 
     def close(self, footer: Footer) -> Sealed:
         """Finish, fsync, decode from disk and compare; the footer's unknown fields are filled in here.

@@ -286,6 +286,18 @@ def test_many_writers_share_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert segments._HELD.add(0) == 0
 
 
+def test_rows_one_by_one_do_not_pile_up(tmp_path: Path) -> None:
+    """A live stream, a row at a time with a stray now and then, keeps few batches waiting and comes back."""
+    lines = [b"stray\n" if k % 100 == 7 else line for k, line in enumerate(ROWS.splitlines(keepends=True)[:1000])]
+    layout = detect(ROWS, Format.CSV, at_start=True, prior=None)
+    writer = SegmentWriter(tmp_path / "x", layout, level=1)
+    for line in lines:
+        writer.append(line, [(len(line), START_NS)])
+        assert len(writer._pending) < 100
+    done = writer.close(footer_for(0, sum(map(len, lines))))
+    assert b"".join(source_chunks(done.path)) == b"".join(lines)
+
+
 def test_files_that_are_no_segments(tmp_path: Path) -> None:
     """Missing, empty, foreign and plain Parquet files raise SegmentError with the path in it."""
     foreign = tmp_path / "foreign.parquet"
