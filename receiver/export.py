@@ -9,7 +9,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +25,7 @@ from receiver.export_plan import (
 )
 from receiver.export_read import part_bytes, part_rows, prefix_of, same_bytes
 from receiver.export_tables import CsvSink, ParquetSink, RowSink, fitted, table_schema
-from receiver.model import Held
+from receiver.model import ExportForm, Held
 from receiver.shelf import Shelf, shelf_from_folder, shelf_of
 from tape.digest import new_xxh3
 from tape.durable import DISK, Disk, named
@@ -47,14 +46,6 @@ __all__ = [
 ]
 
 _MOST_NAMED = 8
-
-
-class ExportForm(StrEnum):
-    """What comes out: the source's own bytes, or all rows as one table."""
-
-    ORIGINAL = "original"
-    CSV = "csv"
-    PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,3 +83,11 @@ class Copy:
     target: str
     verified_ns: int
     method: str
+
+
+class ExportForm(StrEnum):
+    """What comes out: the source's own bytes, or all rows as one table."""
+
+    ORIGINAL = "original"
+    CSV = "csv"
+    PARQUET = "parquet"

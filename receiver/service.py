@@ -1,10 +1,8 @@
 """The receiver as a service: catalog, ingest, ingress or drop boxes, and fan-out on one event loop."""
 
 import asyncio
-import json
 import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from receiver.catalog import Catalog
@@ -12,8 +10,11 @@ from receiver.dropbox import DropBox
 from receiver.fanout import Fanout, LaneView
 from receiver.ingest import Ingest
 from receiver.ingress.server import Ingress
+from receiver.live import clear_live, write_live
 from receiver.settings import AgentEntry, ReceiverSettings
+from receiver.targets.contract import Target
 from receiver.targets.opening import open_targets
+from receiver.verify import take_notes
 from tape.clock import Clock
 from tape.durable import DISK, Disk
 from tape.errors import ConfigError, HometapeError, StoreError
@@ -24,11 +25,10 @@ from tape.supervise import Stop
 
 log = get_logger(__name__)
 
-FILE = "live.json"
 REPORT_EVERY = 1.0
 STUCK_AFTER = 120.0
 BOX_PAUSE = 15.0
-STALE_AFTER_NS = 30_000_000_000
+NOTES_EVERY = 2.0
 
 
 class Service:
@@ -74,7 +74,13 @@ class Service:
         if ingress is not None:
             await ingress.start()
         boxes = [self._box(entry, catalog, ingest) for entry in self._settings.agent if entry.dropbox]
-        work = [fanout.run(), self._watch(ingest), self._report(ingress, fanout), stop.wait()]
+        work = [
+            fanout.run(),
+            self._watch(ingest),
+            self._report(ingress, fanout),
+            self._take_notes(catalog, targets, fanout),
+            stop.wait(),
+        ]
         tasks = [asyncio.ensure_future(one) for one in [*work, *boxes]]
         port = ingress.port if ingress is not None else None
         log.info("listening", host=self._settings.listen.host, port=port, drop_boxes=len(boxes))
@@ -90,7 +96,7 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            (self._settings.state / FILE).unlink(missing_ok=True)
+            clear_live(self._settings.state, disk=self._disk)
 
     def _ingress(self, catalog: Catalog, ingest: Ingest) -> Ingress:
         return Ingress(
@@ -123,6 +129,20 @@ class Service:
         for agent in {agent for agent, _ in streams} & self._boxes.keys():
             self._boxes[agent].changed()
 
+    async def _take_notes(self, catalog: Catalog, targets: list[Target], fanout: Fanout) -> None:
+        """Record what `verify` commands find while this service holds the catalog."""
+        while True:
+            await asyncio.to_thread(
+                take_notes,
+                self._settings.state,
+                catalog,
+                targets,
+                clock=self._clock,
+                disk=self._disk,
+                changed=fanout.wake,
+            )
+            await self._clock.sleep(NOTES_EVERY)
+
     async def _watch(self, ingest: Ingest) -> None:
         raise await ingest.wait_failed()
 
@@ -132,14 +152,12 @@ class Service:
             lanes = fanout.views()
             facts = {
                 "pid": os.getpid(),
-                "written_ns": self._clock.now_ns(),
                 "port": ingress.port if ingress is not None else None,
                 "connected": dict(ingress.connected) if ingress is not None else {},
                 "lanes": [_lane(lane) for lane in lanes],
             }
             try:
-                data = json.dumps(facts).encode("utf-8")
-                await asyncio.to_thread(self._disk.replace_loosely, self._settings.state / FILE, data)
+                await asyncio.to_thread(write_live, self._settings.state, facts, clock=self._clock, disk=self._disk)
             except HometapeError as error:  # a full disk must not end the service
                 log.warning("the state for `status` can't be written", error=str(error))
             self._line = ", ".join(f"{lane.target} {lane.state.condition.value}" for lane in lanes)
@@ -158,12 +176,3 @@ def _lane(lane: LaneView) -> dict[str, Any]:
         "error": lane.error,
         "retry_in_s": round(lane.retry_in, 1),
     }
-
-
-def read_live(state: Path, *, clock: Clock) -> dict[str, Any]:
-    """What the running service left; empty if none runs or it has not reported lately."""
-    try:
-        facts: dict[str, Any] = json.loads((state / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if clock.now_ns() - facts["written_ns"] < STALE_AFTER_NS else {}

@@ -99,7 +99,7 @@ class ReceiverSettings(Section):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     verify_every: Duration = Field(0, description="pause between passes of `verify` in the service; 0 s: only by hand")
-    live_age: Duration = Field(300, description="warn when a stream's home copy is older than this; 0 s: never")
+    live_age: Duration = Field(26 * 3600, description="warn when a stream brings nothing new for this long; 0 s: never")
     listen: ListenSettings = ListenSettings()
     limits: LimitSettings = LimitSettings()
     policy: PolicySettings = PolicySettings()

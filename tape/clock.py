@@ -21,6 +21,10 @@ class Clock:
         """Wait without blocking the event loop."""
         await asyncio.sleep(seconds)
 
+    def wait(self, seconds: float) -> None:
+        """Wait, blocking this thread: for commands, never on an event loop."""
+        time.sleep(seconds)
+
     def jitter(self, low: float, high: float) -> float:
         """A random number of seconds between low and high, to keep retries apart."""
         return random.uniform(low, high)  # noqa: S311 - spreads retries, hides nothing

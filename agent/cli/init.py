@@ -11,7 +11,6 @@ from tape.annotate import annotated, chosen, quoted
 from tape.console import default_config, out
 from tape.durable import DISK
 from tape.errors import AlreadyThere
-from tape.keys import AGENT_KEY, make_ssh_key, public_line
 from tape.settings import load
 
 HELP = "Write a configuration and make the agent's key. Never overwrites a configuration."
@@ -39,6 +38,8 @@ def init(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the configuration, write nothing")] = False,
 ) -> None:
     """Write a configuration and make the agent's key."""
+    from tape.keys import AGENT_KEY, make_ssh_key, public_line
+
     place = (config or default_config(NAME)).absolute()
     values = {
         "agent": quoted(agent),

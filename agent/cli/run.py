@@ -5,8 +5,6 @@ from typing import Annotated
 import typer
 
 from agent.cli.options import ConfigOption, settings_from
-from agent.service import Service
-from tape import sshtune
 from tape.clock import SYSTEM
 from tape.log import configure
 from tape.notify import Notifier
@@ -26,6 +24,9 @@ def run(
     ] = False,
 ) -> None:
     """Read, seal and send until stopped."""
+    from agent.service import Service
+    from tape import sshtune
+
     settings = settings_from(config)
     configure(level=settings.log_level)
     sshtune.tune_allocator()

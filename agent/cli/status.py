@@ -5,9 +5,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from agent import status as facts_of
 from agent.cli.options import ConfigOption, JsonOption, settings_from
-from agent.outbox import Outbox
 from tape.clock import SYSTEM
 from tape.console import UNKNOWN, err, out, print_json
 from tape.errors import StoreLocked
@@ -18,6 +16,9 @@ HELP = "Show streams, spool and link; exit 0 fine, 1 warning, 2 critical, 3 noth
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show streams, spool and link."""
+    from agent import status as facts_of
+    from agent.outbox import Outbox
+
     settings = settings_from(config)
     facts: dict[str, Any] = {}
     if (settings.state / "outbox.db").exists():

@@ -7,12 +7,10 @@ import typer
 
 from receiver.cli.options import NAME, ConfigOption
 from receiver.settings import ReceiverSettings
-from receiver.targets.opening import prepare_target
 from tape.annotate import annotated, chosen, quoted
 from tape.console import default_config, out
 from tape.durable import DISK
 from tape.errors import AlreadyThere, UsageError
-from tape.keys import HOST_KEY, RECEIPT_KEY, make_receipt_key, make_ssh_key, public_line, receipt_line
 from tape.settings import load
 
 HELP = "Write a configuration, make the keys, mark the targets. Never overwrites a configuration."
@@ -41,6 +39,9 @@ def init(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the configuration, write nothing")] = False,
 ) -> None:
     """Write a configuration, make the keys, mark the targets."""
+    from receiver.targets.opening import prepare_target
+    from tape.keys import HOST_KEY, RECEIPT_KEY, make_receipt_key, make_ssh_key, public_line, receipt_line
+
     path = (config or default_config(NAME)).absolute()
     targets = [_target(f"home={home},pc-disk,home", home=True), *(_target(text, home=False) for text in target or [])]
     values = {

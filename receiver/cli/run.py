@@ -1,7 +1,6 @@
 """`tape-receiver run`: the service."""
 
 from receiver.cli.options import ConfigOption, settings_from
-from receiver.service import Service
 from tape.clock import SYSTEM
 from tape.log import configure
 from tape.notify import Notifier
@@ -13,6 +12,8 @@ HELP = "Take segments in, prove them and copy them until stopped (the service)."
 
 def run(config: ConfigOption = None) -> None:
     """Take segments in until stopped."""
+    from receiver.service import Service
+
     settings = settings_from(config)
     configure(level=settings.log_level)
     service = Service(settings, clock=SYSTEM, notifier=Notifier())
