@@ -6,6 +6,7 @@ a file source does, and an origin of which nothing was sealed starts a new life.
 """
 
 import asyncio
+import contextlib
 import random
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 
 from agent.model import Origin
 from agent.settings import SpoolSettings
-from tests.support import RECORDINGS, recording
+from tests.support import RECORDINGS, recording, wait_until_async
 from tests.unit.agent.taping import Taping, events_in, exported, taping
 
 ODD = [
@@ -50,14 +51,41 @@ async def _feed(tape: Taping, origin: Origin, data: bytes, start: int, rng: rand
     await tape.collector.finish(origin)
 
 
-async def _lives(folder: Path, contents: list[bytes], seed: int, deaths: int) -> None:
+def _copy(state: Path, into: Path) -> None:
+    """The folder as it is now; what is not committed may come and go meanwhile."""
+
+    def copy(source: str, target: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(source, target)
+
+    shutil.copytree(state, into, ignore=shutil.ignore_patterns("lock", "reserve"), copy_function=copy)
+
+
+def _segments(tape: Taping) -> int:
+    return sum(total.segments for total in tape.outbox.totals() if total.stream.startswith("demo/"))
+
+
+async def _some_sealed(tape: Taping, more: int, files: int) -> None:
+    """Wait for so many more segments, or until every file is sealed to its end."""
+    base = _segments(tape)
+
+    def there() -> bool:
+        finished = [file for file in tape.outbox.known_files("feed") if file.finished]
+        return _segments(tape) >= base + more or len(finished) == files
+
+    await wait_until_async(there, every=0.001, within=60)
+
+
+async def _lives(folder: Path, contents: list[bytes], seed: int, deaths: int) -> int:
+    """How many times a feed went on in the middle of a file."""
+    resumed = 0
     rng = random.Random(seed)
     state = folder / "0"
     origins = [Origin(f"{n:032x}", "feed", f"demo/{n % 2}", f"/data/{n}", "auto") for n in range(len(contents))]
     spool = SpoolSettings(keep_free=0)
     for life in range(deaths + 1):
         last = life == deaths
-        async with taping(state, spool=spool, max_age=0.03, partial_age=0.02, buffer=100_000, max_bytes=60_000) as tape:
+        async with taping(state, spool=spool, max_age=0.03, partial_age=0.02, buffer=100_000, max_bytes=20_000) as tape:
             known = {file.origin.file_id: file for file in tape.outbox.known_files("feed")}
             feeds = []
             for n, data in enumerate(contents):
@@ -66,6 +94,7 @@ async def _lives(folder: Path, contents: list[bytes], seed: int, deaths: int) ->
                     origins[n] = replace(origins[n], file_id=f"{rng.getrandbits(128):032x}")
                 elif file.finished:
                     continue
+                resumed += file is not None
                 feeds.append(_feed(tape, origins[n], data, file.offset if file else 0, random.Random(seed + n)))
             running = asyncio.gather(*feeds)
             if last:
@@ -75,25 +104,27 @@ async def _lives(folder: Path, contents: list[bytes], seed: int, deaths: int) ->
                 for origin, data in zip(origins, contents, strict=True):
                     await tape.sealed(origin, len(data))
                 break
-            await asyncio.sleep(rng.uniform(0.02, 0.3))
+            await _some_sealed(tape, rng.randrange(1, 4), len(contents))
             with tape.outbox._lock:
-                shutil.copytree(state, folder / str(life + 1), ignore=shutil.ignore_patterns("lock", "reserve"))
+                _copy(state, folder / str(life + 1))
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
         state = folder / str(life + 1)
     for origin, data in zip(origins, contents, strict=True):
         assert exported(state / "spool", origin.file_id) == data
     assert events_in(state / "spool").count(b'"kind":"started"') >= 1
+    return resumed
 
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_hostile_files_survive_random_deaths(tmp_path: Path, seed: int) -> None:
     """Every oddity, in chunks down to one byte, with deaths in between: identical bytes, each once."""
     rng = random.Random(seed)
-    await _lives(tmp_path, [_hostile(rng, rng.randrange(20_000, 150_000)) for _ in range(4)], seed, deaths=4)
+    contents = [_hostile(rng, rng.randrange(20_000, 150_000)) for _ in range(4)]
+    assert await _lives(tmp_path, contents, seed, deaths=4) > 0
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
 async def test_recordings_survive_random_deaths(tmp_path: Path, name: str) -> None:
     """The first part of every real recording, with deaths in between: identical bytes, each once."""
-    await _lives(tmp_path, [recording(name).read(300_000)], 7, deaths=2)
+    assert await _lives(tmp_path, [recording(name).read(300_000)], 7, deaths=2) > 0
