@@ -17,7 +17,7 @@ from agent.settings import ReceiverSettings
 from receiver.model import Answer, Outcome, Upload
 from tape import keys
 from tape.bundle import BundleReader
-from tape.clock import SYSTEM
+from tape.clock import SYSTEM, Clock
 from tape.names import BundleName
 from tests.support import wait_until_async
 from tests.support.ingress import House, Store
@@ -89,6 +89,18 @@ def fill(outbox: Outbox, count: int, size: int, stream: str = ORIGIN.stream) -> 
     return [place_and_commit(outbox, origin, data=block[:size]) for _ in range(count)]
 
 
+class Pauses(Clock):
+    """The real clock, which notes every pause that is asked for, in seconds."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        """Note it and wait."""
+        self.asked.append(seconds)
+        await super().sleep(seconds)
+
+
 class Delivery:
     """Everything for one test: `home`, `house`, `outbox`, `push`, and the `proxy` between them."""
 
@@ -120,7 +132,7 @@ class Delivery:
         """Segments in the outbox."""
         return fill(self.outbox, count, size, stream)
 
-    def start(self, *, receipt_key: Ed25519PublicKey | None = None, **more: Any) -> Push:
+    def start(self, *, receipt_key: Ed25519PublicKey | None = None, clock: Clock = SYSTEM, **more: Any) -> Push:
         """Start delivering."""
         self.push = Push(
             self.outbox,
@@ -128,7 +140,7 @@ class Delivery:
             agent="alpha",
             key=self.key,
             receipt_key=receipt_key or self.home.sign_key.public_key(),
-            clock=SYSTEM,
+            clock=clock,
         )
         self.running = asyncio.ensure_future(self.push.run())
         return self.push

@@ -17,7 +17,7 @@ from tape.clock import SYSTEM
 from tape.errors import SyncFailed
 from tape.receipt import EpochReceipt, Receipt, new_key
 from tests.support import wait_until_async
-from tests.unit.agent.deliveries import CONFLICT, REFUSED, RESEND, Delivery, delivery
+from tests.unit.agent.deliveries import CONFLICT, REFUSED, RESEND, Delivery, Pauses, delivery
 from tests.unit.agent.outboxes import ORIGIN, open_outbox
 
 
@@ -280,8 +280,10 @@ async def test_a_refused_key_is_tried_slowly(road: Delivery) -> None:
     """A key home does not know is an error in the progress, and no storm of attempts."""
     road.seal(1)
     road.key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
-    push = road.start(retry_min=0.01, retry_max=600)
+    clock = Pauses()
+    push = road.start(retry_min=0.01, retry_max=600, clock=clock)
     await wait_until_async(lambda: "refuses the key" in push.progress.last_error)
+    await wait_until_async(lambda: max(clock.asked) >= 30)
     assert road.proxy.connections == 1
 
 
