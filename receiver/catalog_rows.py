@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -50,7 +50,8 @@ def facts_of(new: NewSegment) -> str:
 def origin_of(footer: Footer) -> str:
     """What the segments of one life of a file share, beside its `file_id`, as canonical JSON."""
     source = footer.source
-    return _canonical({"file": source.file, "head": asdict(source.head), "kind": source.kind})
+    head = {"length": source.head.length, "xxh3": source.head.xxh3}
+    return _canonical({"file": source.file, "head": head, "kind": source.kind})
 
 
 def row_of(new: NewSegment, ids: Sequence[int], committed_ns: int) -> tuple[Any, ...]:

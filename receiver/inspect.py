@@ -30,7 +30,7 @@ from tape.footer import KEY, Footer
 from tape.log import get_logger
 
 MAX_OWN_FOOTER = 2 * 2**20  # bytes of our JSON in the metadata
-_TAIL = 64 * 1024  # read at once from the end: nearly every footer fits
+_TAIL = 16 * 1024  # read at once from the end: nearly every footer of a small segment fits
 _THRIFT_STRINGS = 4 * 2**20
 _THRIFT_ITEMS = 200_000
 _START_SECONDS = 60.0

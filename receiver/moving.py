@@ -1,10 +1,11 @@
 """Giving a private file its place in another folder, on the same file system or not, without replacing anything."""
 
+import errno
 from pathlib import Path
 
 from tape.digest import BLOCK
 from tape.durable import Disk, named
-from tape.errors import DiskError
+from tape.errors import AlreadyThere, DiskError
 
 
 def move_new(disk: Disk, source: Path, final: Path, temp_folder: Path) -> None:
@@ -13,10 +14,12 @@ def move_new(disk: Disk, source: Path, final: Path, temp_folder: Path) -> None:
     On another file system the bytes are copied through a temporary file in `temp_folder`, which must
     be on the file system of `final`, and `source` is deleted.
     """
-    with named(source, "looking at"):
-        near = source.stat().st_dev == final.parent.stat().st_dev
-    if near:
+    try:
         disk.place(source, final)
+    except DiskError as error:
+        if getattr(error.__cause__, "errno", None) != errno.EXDEV:
+            raise
+    else:
         return
     temp = disk.temp_path(temp_folder)
     try:
@@ -24,7 +27,7 @@ def move_new(disk: Disk, source: Path, final: Path, temp_folder: Path) -> None:
             while block := old.read(BLOCK):
                 disk.write_all(new, block)
         disk.place(temp, final)
-    except DiskError:
+    except (DiskError, AlreadyThere):
         disk.remove(temp)
         raise
     disk.remove(source)
