@@ -1,7 +1,5 @@
 """The outbox: what is committed together stays together, and nothing is freed without being called safe."""
 
-import shutil
-import sqlite3
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from agent.outbox_moves import KEEP_RELEASED
 from tape import digest
 from tape.clock import ManualClock
 from tape.durable import Disk
-from tape.errors import DiskError, DiskFull, ReceiptError, StoreError, StoreLocked, SyncFailed
+from tape.errors import DiskError, DiskFull, ReceiptError, StoreError, SyncFailed
 from tape.receipt import Receipt
 from tests.unit.agent.outboxes import ORIGIN, known, open_outbox, place_and_commit, receipt
 
@@ -61,22 +59,6 @@ def test_a_commit_that_does_not_continue_is_refused(tmp_path: Path) -> None:
     assert outbox.head(ORIGIN.stream) == before
     assert outbox.waiting()[0] == 1
     outbox.close()
-
-
-def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
-    """The state folder belongs to one outbox at a time, and to the next one after it closed."""
-    outbox = open_outbox(tmp_path)
-    with pytest.raises(StoreLocked):
-        open_outbox(tmp_path)
-    outbox.close()
-    open_outbox(tmp_path).close()
-
-
-def test_another_agents_outbox_is_refused(tmp_path: Path) -> None:
-    """A changed agent name must not continue the old agent's chains."""
-    open_outbox(tmp_path).close()
-    with pytest.raises(StoreError, match="belongs to agent 'bot'"):
-        open_outbox(tmp_path, agent="other")
 
 
 def test_only_a_safe_receipt_frees(tmp_path: Path) -> None:
@@ -179,32 +161,6 @@ def test_unsent_is_oldest_first_and_skips_what_is_under_way(tmp_path: Path) -> N
     outbox.close()
 
 
-def test_a_lost_spool_file_is_a_gap_not_a_crash(tmp_path: Path) -> None:
-    """A missing or shortened spool file becomes LOST with a durable event; put back, it is sent again."""
-    outbox = open_outbox(tmp_path)
-    made = [place_and_commit(outbox) for _ in range(3)]
-    outbox.close()
-    aside = tmp_path / "aside"
-    (tmp_path / "spool" / made[0].path).rename(aside)
-    (tmp_path / "spool" / made[1].path).write_bytes(b"short")
-    outbox = open_outbox(tmp_path)
-    assert states(outbox) == {0: "lost", 1: "lost", 2: "sealed"}
-    assert outbox.waiting() == (1, made[2].size)
-    lines = [line for _, line in outbox.events_from(0, 10)]
-    assert len(lines) == 2
-    assert b'"fault":"storage"' in lines[0]
-    assert str(made[0].name).encode() in lines[0]
-    (totals,) = outbox.totals()
-    assert totals.states[State.LOST][0] == 2
-    outbox.close()
-    aside.rename(tmp_path / "spool" / made[0].path)
-    outbox = open_outbox(tmp_path)
-    assert states(outbox) == {0: "sealed", 1: "lost", 2: "sealed"}
-    assert len(outbox.events_from(0, 10)) == 2
-    assert outbox.apply_receipt(receipt(outbox, 5, safe=[1])) == 1
-    outbox.close()
-
-
 def test_mark_missing_at_run_time(tmp_path: Path) -> None:
     """When the push finds a spool file gone, the segment is lost and no longer offered."""
     outbox = open_outbox(tmp_path)
@@ -215,90 +171,6 @@ def test_mark_missing_at_run_time(tmp_path: Path) -> None:
     assert outbox.waiting() == (0, 0)
     assert outbox.events_waiting() == 1
     outbox.close()
-
-
-def test_start_clears_orphans_and_temps_but_nothing_else(tmp_path: Path) -> None:
-    """Temporary files and uncommitted files go; strangers and files from the future stay."""
-    outbox = open_outbox(tmp_path)
-    made = place_and_commit(outbox)
-    outbox.close()
-    folder = tmp_path / "spool" / ORIGIN.stream
-    temp = folder / ".tmp-0011"
-    orphan = folder / f"{made.name.epoch}-{1:012d}-{'d' * 32}.parquet"
-    beyond = folder / f"{made.name.epoch}-{9:012d}-{'d' * 32}.parquet"
-    stranger = folder / "notes.txt"
-    for path in (temp, orphan, beyond, stranger):
-        path.write_bytes(b"?")
-    (tmp_path / "spool" / "empty" / "folder").mkdir(parents=True)
-    open_outbox(tmp_path).close()
-    assert not temp.exists()
-    assert not orphan.exists()
-    assert beyond.exists()
-    assert stranger.exists()
-    assert (tmp_path / "spool" / made.path).exists()
-    assert not (tmp_path / "spool" / "empty").exists()
-
-
-def test_power_cut_between_safe_and_released(tmp_path: Path) -> None:
-    """Whatever part of freeing happened before a cut, the start finishes it."""
-    outbox = open_outbox(tmp_path)
-    made = [place_and_commit(outbox) for _ in range(3)]
-    with outbox._store.transaction() as db:
-        db.execute("UPDATE segments SET state = 'safe' WHERE seq < 2")
-        db.execute("UPDATE segments SET state = 'released' WHERE seq = 2")
-    (outbox.spool / made[0].path).unlink()
-    outbox.close()
-    outbox = open_outbox(tmp_path)
-    assert set(states(outbox).values()) == {"released"}
-    assert not any((outbox.spool / one.path).exists() for one in made)
-    assert outbox.spooled_bytes() == 0
-    outbox.close()
-
-
-def test_a_new_epoch_starts_when_the_database_is_lost(tmp_path: Path) -> None:
-    """Without outbox.db a new epoch begins by itself; damaged files of the old one are left alone."""
-    outbox = open_outbox(tmp_path)
-    made = place_and_commit(outbox)
-    old = outbox.epoch
-    outbox.close()
-    for path in tmp_path.glob("outbox.db*"):
-        path.unlink()
-    outbox = open_outbox(tmp_path)
-    assert outbox.epoch != old
-    assert outbox.head(ORIGIN.stream).next_seq == 0
-    assert (outbox.spool / made.path).exists(), (
-        "it is no real Parquet file, so it can't be adopted, but not deleted either"
-    )
-    outbox.close()
-
-
-def test_a_damaged_database_says_what_to_do(tmp_path: Path) -> None:
-    """Garbage in outbox.db is a StoreError whose hint is the next step, and the lock is free again."""
-    outbox = open_outbox(tmp_path)
-    for _ in range(50):
-        place_and_commit(outbox)
-    outbox.close()
-    path = tmp_path / "outbox.db"
-    keep = path.read_bytes()
-    path.write_bytes(b"garbage, not a database" * 1000)
-    for _ in range(2):
-        with pytest.raises(StoreError) as caught:
-            open_outbox(tmp_path)
-        assert "aside" in caught.value.hint
-    path.write_bytes(keep[:8192] + b"\xff" * 8192 + keep[16384:])
-    with pytest.raises(StoreError) as caught:
-        open_outbox(tmp_path)
-    assert "aside" in caught.value.hint
-
-
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    """An outbox of a later version is not touched."""
-    open_outbox(tmp_path).close()
-    db = sqlite3.connect(tmp_path / "outbox.db")
-    db.execute("PRAGMA user_version = 99")
-    db.close()
-    with pytest.raises(StoreError, match="newer"):
-        open_outbox(tmp_path)
 
 
 def test_events_are_durable_and_in_order(tmp_path: Path) -> None:
@@ -431,17 +303,6 @@ def test_after_a_failed_sync_nothing_is_acknowledged(tmp_path: Path) -> None:
     again = open_outbox(tmp_path)
     assert [one.id for one in again.unsent(1)] == [made.id]
     again.close()
-
-
-def test_a_crashed_copy_opens_with_every_commit(tmp_path: Path) -> None:
-    """The files as they lie after a commit, copied without closing, hold that commit (the WAL is on disk)."""
-    outbox = open_outbox(tmp_path / "a")
-    made = [place_and_commit(outbox) for _ in range(3)]
-    shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("lock"))
-    copy = open_outbox(tmp_path / "b")
-    assert [one.id for one in copy.unsent(9)] == [one.id for one in made]
-    copy.close()
-    outbox.close()
 
 
 def test_durability_settings_are_on(tmp_path: Path) -> None:
