@@ -63,6 +63,14 @@ def feed(ticks: Path, source: Path | None) -> None:
         file.write(rest)
 
 
+def hold_down(link: Proxy, seconds: float) -> None:
+    """Reset whatever connects for a while."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        link.cut()
+        time.sleep(0.05)
+
+
 def watch(road: Road, link: Proxy, ticks: Path, source: Path | None) -> None:
     """Feed in the background, cut the link once, and show what arrives until all is level."""
     feeder = threading.Thread(target=feed, args=(ticks, source))
@@ -71,8 +79,8 @@ def watch(road: Road, link: Proxy, ticks: Path, source: Path | None) -> None:
     was_down = False
     while (elapsed := time.monotonic() - started) < GIVE_UP:
         down = CUT_AT <= elapsed < MEND_AT
-        if down:
-            link.cut()  # whatever connects meanwhile is reset too
+        if down and not was_down:
+            threading.Thread(target=hold_down, args=(link, MEND_AT - elapsed)).start()
         if down != was_down:
             console.print(f"{'':9} -- the link is {'cut' if down else 'back'} --")
             was_down = down
