@@ -158,6 +158,18 @@ async def test_a_lying_target_never_counts(archive: Archive, lie: str) -> None:
     assert archive.catalog.incidents() == []
 
 
+@pytest.mark.parametrize("trouble", ["target", "segment"])
+async def test_what_failed_is_tried_again_after_its_pause(archive: Archive, trouble: str) -> None:
+    """Neither a failing target nor a failing segment waits for the next look at everything."""
+    odd = Mischief(archive.others[0])
+    odd.refuse = DiskFull("target nas: no space left") if trouble == "target" else DiskError("target nas: bad name")
+    async with running(archive, archive.home, odd, pace=Pace(rescan=3600, absent=0.05, longest=0.1)):
+        archive.commit(3)
+        await wait_until_async(lambda: odd.puts > 3, what="a second try")
+        odd.refuse = None
+        await wait_until_async(lambda: archive.copied("nas") == 3)
+
+
 async def test_an_unforeseen_error_stays_in_its_lane(archive: Archive) -> None:
     """An exception nobody foresaw at one target is waited out; the others and the service go on."""
     odd = Mischief(archive.others[0])
