@@ -156,6 +156,7 @@ def test_a_moment_that_does_not_exist_stays_raw(tape: Tape, wrong: str) -> None:
     table = pq.read_table(done.segments[-1].path)
     assert table.schema.field(1).type == pa.timestamp("ms")
     assert table.column("raw").to_pylist()[150] == f"{wrong},7\n".encode()
+    assert table.column("raw").null_count == 150
 
 
 @pytest.mark.parametrize("text", ["08/09/2024", "1/2/2024", "Aug 8 2024", "2024-8-8", "12:5", "20240808 235413.5 CET"])

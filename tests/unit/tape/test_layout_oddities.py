@@ -103,7 +103,7 @@ def test_no_final_newline(tmp_path: Path) -> None:
 
 def test_what_follows_a_fragment_is_no_row_of_its_own(tmp_path: Path) -> None:
     """The rest of a line that was cut is raw, even where it looks like a row; the next lines are typed."""
-    line = b"17000,1.25,Q\n"
+    line = b"17234,1.25,Q\n"  # what is left of it behind the cut is a fine row
     done = taped(tmp_path, [ROWS, line[:2], line[2:] + ROWS])
     assert done.rendered() == ROWS + line + ROWS
     raw = [value for value in done.table().column("raw").to_pylist() if value is not None]
@@ -112,7 +112,7 @@ def test_what_follows_a_fragment_is_no_row_of_its_own(tmp_path: Path) -> None:
 
 def test_a_fragment_across_two_segments(tmp_path: Path) -> None:
     """A line cut by the end of a segment continues as a raw row in the next."""
-    line = b"17000,1.25,Q\n"
+    line = b"17234,1.25,Q\n"  # what is left of it behind the cut is a fine row
     done = taped(tmp_path, [ROWS + line[:2], line[2:] + ROWS], roll_bytes=1)
     assert done.rendered() == ROWS + line + ROWS
     assert done.table(1).column("raw").to_pylist()[0] == line[2:]
