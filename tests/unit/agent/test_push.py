@@ -2,22 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
-import asyncssh
 import pytest
 
 from agent.model import State
 from agent.outbox import Outbox
 from agent.push import Push
-from tape import keys
 from tape.clock import SYSTEM
 from tape.errors import SyncFailed
-from tape.receipt import EpochReceipt, Receipt, new_key
+from tape.names import SegmentName
 from tests.support import wait_until_async
-from tests.unit.agent.deliveries import CONFLICT, REFUSED, RESEND, Delivery, Pauses, delivery
+from tests.unit.agent.deliveries import CONFLICT, REFUSED, RESEND, Delivery, delivery
 from tests.unit.agent.outboxes import ORIGIN, open_outbox
 
 
@@ -148,6 +144,18 @@ async def test_a_resend_comes_again(road: Delivery) -> None:
     assert "no space left at home" in push.progress.last_error
 
 
+async def test_what_failed_is_not_tried_before_its_time(road: Delivery) -> None:
+    """While one waits for its next try, newer ones pass it; it is not sent again along with them."""
+    road.home.answers[ORIGIN.stream, 1] = RESEND
+    road.seal(3, 300_000)
+    road.start(retry_min=60, retry_max=60)
+    for waiting in range(2):
+        await wait_until_async(lambda: road.outbox.waiting()[0] == 1)
+        assert [upload.name.seq for upload in road.home.uploads if isinstance(upload.name, SegmentName)].count(1) == 1
+        assert len(road.home.seqs()) == 2 + waiting
+        road.seal(1, 300_000)
+
+
 async def test_when_nothing_is_taken_home_is_left_alone(road: Delivery) -> None:
     """A home that can take nothing is asked with one upload at a time, and all arrives once it can."""
     road.seal(30, 300_000)
@@ -164,137 +172,6 @@ async def test_when_nothing_is_taken_home_is_left_alone(road: Delivery) -> None:
     assert road.home.seqs() == list(range(30))
 
 
-async def test_cuts_lose_nothing_and_resend_nothing_that_is_held(road: Delivery) -> None:
-    """The line is cut again and again in the middle of uploads; each segment is stored once, none is missing."""
-    road.seal(30, 500_000)
-
-    def cut_or_done(cuts: int) -> bool:
-        return road.proxy.cuts >= cuts or road.outbox.waiting() == (0, 0)
-
-    road.start()
-    for _ in range(5):
-        await wait_until_async(lambda: road.proxy.open > 0)
-        cuts = road.proxy.cuts + 1
-        road.proxy.cut_after(1_200_000)
-        await wait_until_async(partial(cut_or_done, cuts))
-    await road.until_held()
-    assert road.home.seqs() == list(range(30))
-    assert road.proxy.cuts >= 5
-    assert not list(road.house.inbox.glob("up-*"))
-    await road.stop()
-    held = len(road.home.uploads)
-    road.start()
-    await wait_until_async(lambda: road.push is not None and road.push.progress.connections == 2)
-    road.seal(1, 500_000)
-    await road.until_held()
-    assert len(road.home.uploads) == held + 1
-
-
-async def test_flipped_bits_end_in_a_new_attempt(road: Delivery) -> None:
-    """A bit that flips on the way breaks the connection, never a segment."""
-    road.seal(10, 400_000)
-    for at in (100_000, 900_000, 2_000_000):
-        road.proxy.flip(at)
-    road.start()
-    await road.until_held()
-    assert road.proxy.flipped == 3
-    assert road.home.seqs() == list(range(10))
-
-
-async def test_a_stall_is_noticed_and_ended(road: Delivery) -> None:
-    """A line on which nothing moves, and nobody says so, is given up after the stall time-out."""
-    road.seal(10, 400_000)
-    push = road.start(stall_timeout=0.5, keepalive=0)
-    await wait_until_async(lambda: road.proxy.sent > 300_000)
-    road.proxy.stalled = True
-    await wait_until_async(lambda: "nothing was answered" in push.progress.last_error)
-    road.proxy.stalled = False
-    await road.until_held()
-    assert road.home.seqs() == list(range(10))
-
-
-async def test_an_idle_dead_line_is_noticed_by_keepalives(road: Delivery) -> None:
-    """With nothing to send, a line that died is found by keepalives and replaced."""
-    push = road.start(keepalive=0.1)
-    await wait_until_async(lambda: push.progress.connections == 2)
-    before = road.proxy.connections
-    road.proxy.stalled = True
-    await wait_until_async(lambda: road.proxy.connections > before)
-    road.proxy.stalled = False
-    await wait_until_async(lambda: push.progress.connections == 2)
-
-
-async def test_a_slow_line_is_not_taken_for_a_stalled_one(road: Delivery) -> None:
-    """On a line on which one large write takes longer than the time-out, writes become small and get through."""
-    road.seal(2, 700_000)
-    road.proxy.rate = 400_000
-    push = road.start(stall_timeout=1, keepalive=0, bundle_below=0, connections=1)
-    await road.until_held(within=40)
-    assert road.home.seqs() == [0, 1]
-    assert push.progress.connections == 1
-
-
-async def test_a_receiver_that_is_away_is_waited_for(road: Delivery) -> None:
-    """Attempts go on with a pause between them while nobody answers, one at a time, and end in success."""
-    road.seal(5)
-    road.proxy.refusing = True
-    push = road.start(connections=4)
-    await wait_until_async(lambda: road.proxy.connections >= 4)
-    assert "can't be reached" in push.progress.last_error
-    assert push.progress.connections == 0
-    road.proxy.refusing = False
-    await road.until_held()
-
-
-async def test_pauses_between_attempts_grow(road: Delivery) -> None:
-    """The time between attempts doubles up to its limit."""
-    times: list[float] = []
-    road.proxy.refusing = True
-    road.start(retry_min=0.05, retry_max=0.8, connections=4)
-
-    def seen() -> int:
-        if road.proxy.connections > len(times):
-            times.append(SYSTEM.monotonic())
-        return len(times)
-
-    await wait_until_async(lambda: seen() >= 6, every=0.002)
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert gaps[0] < 0.3
-    assert max(gaps[3:]) > 0.2
-
-
-async def test_an_unknown_host_is_never_trusted(road: Delivery) -> None:
-    """Another host key than the pinned one ends every attempt before a byte of data is sent."""
-    road.seal(2)
-    stranger = keys.public_line(asyncssh.generate_private_key("ssh-ed25519"))
-    push = road.start(host_key=stranger)
-    await wait_until_async(lambda: "pinned" in push.progress.last_error or "host key" in push.progress.last_error)
-    await road.stop()
-    assert road.home.uploads == []
-    pinned = keys.public_line(road.house.host_key)
-    road.start(host_key=f"{stranger}; {pinned}")
-    await road.until_held()
-
-
-async def test_a_refused_key_is_tried_slowly(road: Delivery) -> None:
-    """A key home does not know is an error in the progress, and no storm of attempts."""
-    road.seal(1)
-    road.key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
-    clock = Pauses()
-    push = road.start(retry_min=0.01, retry_max=600, clock=clock)
-    await wait_until_async(lambda: "refuses the key" in push.progress.last_error)
-    await wait_until_async(lambda: max(clock.asked) >= 30)
-    assert road.proxy.connections == 1
-
-
-async def test_an_empty_host_key_is_a_configuration_error(road: Delivery) -> None:
-    """Without a pinned key there is no connection at all."""
-    road.seal(1)
-    push = road.start(host_key="")
-    await wait_until_async(lambda: "never trusted" in push.progress.last_error)
-    assert road.proxy.connections == 0
-
-
 async def test_a_damaged_spool_file_is_never_sent(road: Delivery) -> None:
     """A spool file that changed is reported and left out, alone or in a bundle; the others arrive."""
     small = road.seal(5, 500)
@@ -309,78 +186,6 @@ async def test_a_damaged_spool_file_is_never_sent(road: Delivery) -> None:
     await wait_until_async(lambda: road.outbox.waiting() == (0, 0))
     assert road.home.seqs() == [0, 2, 4, 6]
     assert states(road.outbox)[State.LOST] == 3
-
-
-async def test_receipts_release_what_is_safe_and_only_that(road: Delivery) -> None:
-    """A signed receipt with `safe` frees the spool; one that says `held` does not."""
-    road.seal(4, 2000)
-    push = road.start()
-    await road.until_held()
-    await wait_until_async(lambda: push.progress.last_receipt_ns > 0)
-    assert len(list(road.outbox.spool.rglob("*.parquet"))) == 4
-
-    async def safe(agent: str, stream: str) -> bytes:
-        parts = {road.outbox.epoch: EpochReceipt(held=((0, 3),), safe=((0, 2),))}
-        return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(road.home.sign_key)
-
-    road.home.receipt = safe  # type: ignore[method-assign]  # another home from here on
-    await wait_until_async(lambda: push.progress.released == 3)
-    assert [int(p.name[17:29]) for p in road.outbox.spool.rglob("*.parquet")] == [3]
-
-
-async def test_a_forged_receipt_is_ignored(road: Delivery) -> None:
-    """A receipt signed by another key, or cut short, releases nothing and is told once; delivery goes on."""
-    road.seal(2, 2000)
-    forger = new_key()
-
-    async def forged(agent: str, stream: str) -> bytes:
-        parts = {road.outbox.epoch: EpochReceipt(safe=((0, 1),))}
-        return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(forger)
-
-    road.home.receipt = forged  # type: ignore[method-assign]  # a hostile home
-    push = road.start()
-    await road.until_held()
-    await wait_until_async(lambda: "signature is wrong" in push.progress.receipt_errors.get(ORIGIN.stream, ""))
-
-    async def cut(agent: str, stream: str) -> bytes:
-        return b'{"receipt":'
-
-    road.home.receipt = cut  # type: ignore[method-assign]  # a broken home
-    await wait_until_async(lambda: "can't be read" in push.progress.receipt_errors.get(ORIGIN.stream, ""))
-    assert len(list(road.outbox.spool.rglob("*.parquet"))) == 2
-    assert push.progress.released == 0
-
-
-async def test_a_receipt_that_asks_for_it_brings_a_segment_again(road: Delivery) -> None:
-    """What home lost after its OK is sent again when the receipt says so."""
-    (one,) = road.seal(1, 2000)
-    road.start()
-    await road.until_held()
-    stored = road.home.path("alpha", ORIGIN.stream, one.name)
-    stored.unlink()
-
-    async def resend(agent: str, stream: str) -> bytes | None:
-        if stored.exists():
-            return None
-        parts = {road.outbox.epoch: EpochReceipt(resend=((0, 0),))}
-        return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(road.home.sign_key)
-
-    road.home.receipt = resend  # type: ignore[method-assign]  # a home that lost something
-    await wait_until_async(stored.exists)
-    await road.until_held()
-
-
-async def test_a_receipt_of_any_length_is_read(road: Delivery) -> None:
-    """A receipt longer than one read of the protocol is put together."""
-    road.seal(1)
-    parts = {road.outbox.epoch: EpochReceipt(safe=((0, 0),)), **{f"{n:016x}": EpochReceipt() for n in range(9000)}}
-
-    async def long(agent: str, stream: str) -> bytes:
-        return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(road.home.sign_key)
-
-    road.home.receipt = long  # type: ignore[method-assign]  # a home with a long memory
-    push = road.start()
-    await wait_until_async(lambda: push.progress.released == 1)
 
 
 async def test_stopping_waits_for_what_is_under_way(road: Delivery) -> None:
