@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from receiver import catalog_queries as queries
+from receiver import gaps
 from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals
 from receiver.catalog_rows import read_held
 from receiver.catalog_schema import explained
@@ -116,6 +117,12 @@ class CatalogView:
                 return
             assert page[-1].footer is not None
             after = (page[-1].footer.source.start, page[-1].id)
+
+    def holes(self, agent: str, stream: str, file_id: str) -> list[tuple[int, int]]:
+        """The byte ranges `[start, end)` of one life of a source file that lie before held ones and are not held."""
+        number = self._stream_id(agent, stream)
+        with self._read() as base:
+            return [] if number is None else gaps.holes(queries.extents(base, number, file_id))
 
     def _stream_id(self, agent: str, stream: str) -> int | None:
         with self._read() as base:

@@ -176,6 +176,8 @@ def _read(answer: dict[str, Any]) -> Inspected:
     """An answer of the child; our footer is parsed here, where its errors can be told."""
     if answer.get("problem"):
         return Inspected(problem=str(answer["problem"]))
+    if answer.get("unopened"):
+        return Inspected(unopened=str(answer["unopened"]))
     footer = None
     problem = ""
     if answer["footer"] is not None:
@@ -198,12 +200,12 @@ class _Bounds:
 
 
 def look(path: Path, max_footer: int) -> dict[str, Any]:
-    """What the end of a Parquet file says, as JSON values; `problem` if it says nothing readable."""
+    """What the end of a Parquet file says, as JSON values; `problem` if nothing readable, `unopened` if not reached."""
     try:
         with path.open("rb", buffering=0) as file:
             tail = _tail(file, max_footer)
     except OSError as error:
-        return {"problem": f"it can't be opened: {error.strerror or error}"}
+        return {"unopened": f"the receiver can't open it: {error.strerror or error}"}
     if isinstance(tail, str):
         return {"problem": tail}
     return _metadata(tail)

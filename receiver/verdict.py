@@ -33,6 +33,7 @@ class Limits:
 class Inspected:
     """What a look at a file's end found. `problem`: why it can't be read ("" if it can; the rest holds only then).
 
+    `unopened`: why this machine could not open it, which says nothing about the file.
     `rows`, `columns`, `decoded` (bytes) as the Parquet metadata states them; `first`: name and physical type of the
     first column; `footer`: ours, None if it can't be read.
     """
@@ -43,6 +44,7 @@ class Inspected:
     decoded: int = 0
     first: tuple[str, str] = ("", "")
     footer: Footer | None = None
+    unopened: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,10 @@ def _quota(facts: Facts) -> str:
         f"the quota of agent {facts.agent} is used up: {max(facts.quota_left, 0)} bytes are left, "
         f"{facts.size} are needed; raise quota_bytes in receiver.toml"
     )
+
+
+def _unopened(facts: Facts) -> str:
+    return facts.seen.unopened
 
 
 def _unreadable(facts: Facts) -> str:
@@ -286,7 +292,8 @@ ARRIVAL: tuple[Rule, ...] = (
 )
 
 CONTENT: tuple[Rule, ...] = (
-    Rule("unreadable", Answer.QUARANTINED, _unreadable, "first: the rest rests on what was read"),
+    Rule("unopened", Answer.RESEND, _unopened, "first: a fault of this machine must not be held against the file"),
+    Rule("unreadable", Answer.QUARANTINED, _unreadable, "before the others: they rest on what was read"),
     Rule(
         "too large",
         Answer.QUARANTINED,

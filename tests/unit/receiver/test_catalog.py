@@ -120,6 +120,8 @@ def test_what_is_missing_and_where_files_have_holes_is_counted(catalog: Catalog)
     assert epoch.missing == ((1, 1), (3, 4))
     (file,) = catalog.files("box", "demo/ticks")
     assert file.end - file.bytes == lost
+    spans = [(m.footer.source.start, m.footer.source.end) for m in made]
+    assert catalog.holes("box", "demo/ticks", file.file_id) == [spans[1], (spans[3][0], spans[4][1])]
 
 
 def test_the_recovery_point_stops_before_the_first_row_without_a_copy(catalog: Catalog) -> None:

@@ -118,9 +118,11 @@ def test_facts_of_a_good_segment(inspector: Inspector, tmp_path: Path) -> None:
     assert inspector.inspect([]) == []
 
 
-def test_a_missing_file_is_a_problem_of_that_file(inspector: Inspector, tmp_path: Path) -> None:
-    """A file that vanished is told like a damaged one."""
-    assert "can't be opened" in inspector.inspect([tmp_path / "gone"])[0].problem
+def test_a_file_that_cannot_be_opened_is_not_held_against_it(inspector: Inspector, tmp_path: Path) -> None:
+    """A file that vanished or is locked is no damaged file: it says so, so that it is asked for again."""
+    found = inspector.inspect([tmp_path / "gone"])[0]
+    assert "can't open it" in found.unopened
+    assert not found.problem
 
 
 def test_20000_columns_are_counted_or_refused_without_harm(inspector: Inspector, tmp_path: Path) -> None:

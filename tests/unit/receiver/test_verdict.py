@@ -59,6 +59,7 @@ SPOILED: dict[str, tuple[Callable[[Facts], Facts], str]] = {
     "conflict": (lambda f: known(f, digest="1" * 32), "other bytes under the same identity"),
     "suffix": (lambda f: REPLACE(f, name=REPLACE(f.name, suffix="bin")), ".bin are not taken"),
     "quota": (lambda f: REPLACE(f, quota_left=f.size - 1), "raise quota_bytes"),
+    "unopened": (lambda f: seen(f, unopened="the receiver can't open it"), "can't open it"),
     "unreadable": (lambda f: seen(f, problem="not a Parquet file"), "not a Parquet file"),
     "too large": (lambda f: seen(f, columns=11), "limits.max_columns = 10"),
     "no footer": (lambda f: seen(f, footer=None), "no hometape footer"),
