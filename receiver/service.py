@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from receiver.catalog import Catalog
@@ -13,11 +14,12 @@ from receiver.ingress.server import Ingress
 from receiver.live import clear_live, write_live
 from receiver.settings import AgentEntry, ReceiverSettings
 from receiver.targets.contract import Target
+from receiver.targets.hands import Hands
 from receiver.targets.opening import open_targets
 from receiver.verify import take_notes
 from tape.clock import Clock
 from tape.durable import DISK, Disk
-from tape.errors import ConfigError, HometapeError, StoreError
+from tape.errors import ConfigError, DiskError, HometapeError, StoreError, SyncFailed
 from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key
 from tape.log import get_logger
 from tape.notify import Notifier
@@ -131,16 +133,23 @@ class Service:
 
     async def _take_notes(self, catalog: Catalog, targets: list[Target], fanout: Fanout) -> None:
         """Record what `verify` commands find while this service holds the catalog."""
+        hands = Hands("notes", 1)  # a share that hangs in it must not hold up the end of the service
+        call = partial(
+            take_notes,
+            self._settings.state,
+            catalog,
+            targets,
+            clock=self._clock,
+            disk=self._disk,
+            changed=fanout.rescan,
+        )
         while True:
-            await asyncio.to_thread(
-                take_notes,
-                self._settings.state,
-                catalog,
-                targets,
-                clock=self._clock,
-                disk=self._disk,
-                changed=fanout.wake,
-            )
+            try:
+                await hands.run(call)
+            except SyncFailed:
+                raise
+            except DiskError as error:
+                log.warning("what `verify` found can't be taken in now", error=str(error), hint=error.hint)
             await self._clock.sleep(NOTES_EVERY)
 
     async def _watch(self, ingest: Ingest) -> None:

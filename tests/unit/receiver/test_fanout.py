@@ -287,3 +287,15 @@ async def test_drain_tells_how_the_lanes_stand(archive: Archive) -> None:
     assert hashlib.sha256(archive.made[0].data).hexdigest() in (
         archive.root / "nas" / archive.made[0].path.folder / "SHA256SUMS"
     ).read_text(encoding="utf-8")
+
+
+async def test_dropped_copies_are_made_anew_at_once_when_told(archive: Archive) -> None:
+    """After `rescan` everything is looked at again, not only what is new."""
+    held = archive.commit(3)
+    async with running(archive, pace=Pace(rescan=3600, absent=3600)) as fanout:
+        await wait_until_async(lambda: archive.copied("nas") == archive.copied("home") == 3)
+        (archive.root / "nas" / str(held[0].path)).unlink()
+        archive.catalog.drop_copy(held[0].id, "nas", "gone")
+        fanout.rescan()
+        await wait_until_async(lambda: archive.copied("nas") == 3)
+    archive.assert_complete("nas")
