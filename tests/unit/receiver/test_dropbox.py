@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,17 +206,30 @@ async def test_a_file_swapped_while_its_copy_is_committed_stays(yard: Yard) -> N
     assert yard.store.contents() == {f"alpha/{STREAM}/{NAME}": CONTENT}
 
 
-async def test_a_file_that_grows_while_it_is_copied_is_not_taken(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+def _grow(path: Path) -> None:
+    with path.open("ab") as handle:
+        handle.write(b"more")
+
+
+def _rewrite(path: Path) -> None:
+    with path.open("r+b") as handle:
+        handle.write(b"other")
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize("change", [_grow, _rewrite])
+async def test_a_file_that_changes_while_it_is_copied_is_not_taken(
+    change: Callable[[Path], None], yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was read is not what it has become."""
     path = yard.put(CONTENT)
     real = Disk.write_all
 
-    def growing(self: Disk, file: Any, data: bytes | memoryview) -> None:
-        with path.open("ab") as handle:
-            handle.write(b"more")
+    def changing(self: Disk, file: Any, data: bytes | memoryview) -> None:
+        change(path)
         real(self, file, data)
 
-    monkeypatch.setattr(Disk, "write_all", growing)
+    monkeypatch.setattr(Disk, "write_all", changing)
     assert await yard.box.take_all() == 0
     assert not yard.store.uploads
     assert not yard.inbox()

@@ -17,7 +17,7 @@ from tests.support import wait_until_async
 
 
 class Failing(Disk):
-    """A disk on which one kind of operation fails from its `after`th time on."""
+    """A disk on which one kind of operation fails once, its first `after` times being fine."""
 
     def __init__(self, what: str, error: DiskError, after: int = 0) -> None:
         self._what, self._error, self._left = what, error, after
@@ -25,7 +25,7 @@ class Failing(Disk):
     def _maybe(self, what: str) -> None:
         if what == self._what:
             self._left -= 1
-            if self._left < 0:
+            if self._left == -1:
                 raise self._error
 
     def create(self, path: Path) -> BinaryIO:

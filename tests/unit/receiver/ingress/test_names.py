@@ -42,6 +42,7 @@ def test_what_paths_mean(path: str, spot: Spot) -> None:
     [
         "..", "/..", "/a/../b", "/./a", "//a", "/a//b", "/A", "/a:b", "/con", "/a/con.x", "a\\b", "/a.", "/a\0",
         "/\u00e4",         f"/{SEGMENT}", f"/{SEGMENT}.part", f"/a/{SEGMENT}.part.part",
+        f"/a/{str(SEGMENT).removesuffix('parquet')}part", f"/a/{str(SEGMENT).removesuffix('parquet')}part.part",
         f"/.bundles/{SEGMENT}", f"/a/.bundles/{BUNDLE}",
         f"/.bundles/a/{BUNDLE}", "/.bundles//", "/.receipts/A.json", "/.receipts/.json", "/.receipts//a.json", "/.x",
         "/a/x.part", "/" + "a" * 600, "/" + "/".join("abcdefghi"),
