@@ -37,6 +37,7 @@ async def recall(desk: Desk, reconciler: Reconciler, known: list[KnownFile], sca
     lives = [Life.known(file, desk.clock.monotonic()) for file in known]
     lives.sort(key=lambda life: -life.offset)  # of two that point to one inode the longer one is tried first
     plain: dict[tuple[int, int], str] = {}
+    packs = {(seen.device, seen.inode): path for path, seen in scan.files.items() if archive_suffix(path)}
     for path, seen in scan.files.items():
         if not archive_suffix(path):
             other = plain.get((seen.device, seen.inode))
@@ -48,16 +49,25 @@ async def recall(desk: Desk, reconciler: Reconciler, known: list[KnownFile], sca
         if outer:
             life.packed = True
             desk.roll.add(life)
-            if outer in scan.files:
-                desk.roll.place(life, life.path, life.device, life.inode)
-            elif not life.finished:
-                desk.displaced(life)
+            await _settle_packed(desk, life, outer, scan, packs)
         else:
             found = _look(desk, life, plain, scan, taken)
             desk.roll.add(life)
             await _settle(desk, reconciler, found)
         if not count % 64:
             await desk.clock.sleep(0)
+
+
+async def _settle_packed(desk: Desk, life: Life, outer: str, scan: Scan, packs: dict[tuple[int, int], str]) -> None:
+    """Place a life read from an archive where that archive seems to lie; it is compared when its turn comes."""
+    here = scan.files.get(outer)
+    renamed = packs.get((life.device, life.inode))
+    if (here is None or here.inode != life.inode) and renamed is not None:
+        await desk.moved(life, renamed + life.path[len(outer) :], life.device, life.inode)
+    elif here is not None:
+        desk.roll.place(life, life.path, life.device, life.inode)
+    elif not life.finished:
+        desk.displaced(life)
 
 
 def _look(desk: Desk, life: Life, plain: dict[tuple[int, int], str], scan: Scan, taken: set[tuple[int, int]]) -> _Found:

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import BinaryIO
 
 from agent.identity import FINGERPRINT, Claim, Match
@@ -19,6 +20,8 @@ from agent.sources.restart import outer_path
 from agent.sources.scan import Scan, Seen
 from tape.digest import xxh3
 from tape.errors import Damaged
+
+_NOWHERE = Seen(-1, -1, -1, -1, link=False)
 
 
 @dataclass(slots=True)
@@ -60,12 +63,8 @@ class Unpacker:
         """Take note of new, changed, renamed and vanished archives."""
         now = self._desk.clock.monotonic()
         there = {path: seen for path, seen in scan.files.items() if archive_suffix(path)}
-        gone = {path: seen for path, seen in self._done.items() if path not in there}
-        by_stat = {seen[:4]: path for path, seen in gone.items()}
+        await self._renamed(there)
         for path, seen in there.items():
-            if path not in self._done and path not in self.pending and seen[:4] in by_stat:
-                await self._renamed(by_stat.pop(seen[:4]), path, seen)
-                continue
             pack = self.pending.get(path)
             if pack is not None and pack.seen != seen:
                 pack.seen, pack.since = seen, now
@@ -78,12 +77,20 @@ class Unpacker:
         if vanished:
             await self._vanished(vanished)
 
-    async def _renamed(self, old: str, path: str, seen: Seen) -> None:
-        self._done.pop(old, None)
-        self._done[path] = seen
-        for life in self._lives_of({old}):
-            await self._desk.moved(life, path + life.path[len(old) :], seen.device, seen.inode)
-            life.size = life.offset
+    async def _renamed(self, there: dict[str, Seen]) -> None:
+        """Archives that are done and lie under other names now, chains of renames included."""
+        left = {seen[:4]: path for path, seen in self._done.items() if there.get(path, _NOWHERE)[:2] != seen[:2]}
+        moves = {path: left[seen[:4]] for path, seen in there.items() if seen[:4] in left} if left else {}
+        lives = {old: self._lives_of({old}) for old in moves.values()}
+        for old in moves.values():
+            self._done.pop(old, None)
+        for path, old in moves.items():
+            seen = there[path]
+            self._done[path] = seen
+            self.pending.pop(path, None)
+            for life in lives[old]:
+                await self._desk.moved(life, path + life.path[len(old) :], seen.device, seen.inode)
+                life.size = life.offset
 
     async def _vanished(self, paths: set[str]) -> None:
         for path in paths:
@@ -235,7 +242,7 @@ class _Member:
     def _name(self) -> str:
         """The name by which relatives are known: a member's own, where there are several."""
         member = self._key[len(self._pack.path) + 1 :]
-        return os.path.join(os.path.dirname(self._pack.path), member) if member else self._pack.path  # noqa: PTH118, PTH120
+        return str(PurePath(self._pack.path).parent / member) if member else self._pack.path
 
     def _unchanged(self, own: Life, head: bytes) -> bool:
         """After a restart: a finished archive that is what it was, without unpacking all of it again."""

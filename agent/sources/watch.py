@@ -1,8 +1,8 @@
 """File events: a hint where to look, never more. What they miss the poll finds."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 
 from watchfiles import Change, awatch
 
@@ -38,7 +38,8 @@ class Watcher:
 
         False if some are left out: the library fails on names that are not UTF-8, its own folders' included.
         """
-        shy = {path if path in folders else os.path.dirname(path) for path in (*folders, *files) if _shy(path)}  # noqa: PTH120
+        odd = {path for path in (*folders, *files) if _shy(path)}
+        shy = {path if path in folders else str(PurePath(path).parent) for path in odd}
         usable = {path: key for path, key in folders.items() if path not in shy}
         if usable != self._folders:
             self._folders = usable

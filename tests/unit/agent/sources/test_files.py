@@ -178,6 +178,19 @@ async def test_a_slow_copy_is_not_sent_while_the_original_stands(tmp_path: Path)
     assert [event.detail["how"] for event in ledger.events if event.kind is EventKind.ROTATED] == ["copy"]
 
 
+async def test_a_copy_first_seen_together_with_its_original_is_not_sent(tmp_path: Path) -> None:
+    """Created, copied and cut between two looks: the copy is the life that was cut."""
+    ledger, file = Ledger(), tmp_path / "x.csv"
+    async with running(ledger, settings(tmp_path / "x.csv*", copy_settle=2)):
+        append(file, rows(0, 20))
+        shutil.copyfile(file, tmp_path / "x.csv.1")
+        await has(ledger, rows(0, 20))
+        os.truncate(file, 0)
+        append(file, rows(50, 20))
+        await has(ledger, rows(0, 20), rows(50, 20))
+        await ledger.told(EventKind.ROTATED)
+
+
 async def test_what_is_cut_before_it_was_read_is_a_gap_with_its_count(tmp_path: Path) -> None:
     """With the intake full, a file cut before its rest was read leaves a gap record with the exact count."""
     ledger, file = Ledger(), tmp_path / "x.csv"
@@ -346,7 +359,7 @@ async def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(folder) + b"/\xff.csv"))
     append(file, b"1\n")
     ledger = Ledger()
-    async with running(ledger, settings(tmp_path / "*" / "*.csv", poll=0.2)):
+    async with running(ledger, settings(tmp_path / "*" / "*.csv", poll=3600)):
         await has(ledger, b"1\n")
         append(file, b"2\n")
         await has(ledger, b"1\n2\n")
@@ -405,6 +418,22 @@ async def test_few_handles_serve_many_files(tmp_path: Path, monkeypatch: pytest.
             (tmp_path / names[turn]).rename(tmp_path / f"s{turn}.csv.1")
             names[turn] = f"s{turn}.csv.1"
     assert EventKind.ROTATED in ledger.kinds()
+
+
+async def test_the_last_way_to_a_file_is_not_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handle is kept while no name leads to its file any more, however many others are opened."""
+    monkeypatch.setattr(desk_module, "_HANDLES", 8)
+    ledger, file = Ledger(), tmp_path / "x.csv"
+    append(file, rows(0, 10))
+    async with running(ledger, settings(tmp_path / "*.csv", copy_settle=20)) as source:
+        await has(ledger, rows(0, 10))
+        file.rename(tmp_path / "x.old")
+        await scanned(source, 2)
+        for number in range(1, 21):
+            append(tmp_path / f"s{number}.csv", rows(number * 100, 5))
+        await has(ledger, rows(0, 10), *[rows(n * 100, 5) for n in range(1, 21)])
+        append(tmp_path / "x.old", b"late\n")
+        await has(ledger, rows(0, 10) + b"late\n", *[rows(n * 100, 5) for n in range(1, 21)])
 
 
 async def test_back_pressure_holds_the_reader(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from agent.model import EventKind
 from agent.settings import SourceSettings
+from tests.support import wait_until_async
 from tests.unit.agent.sources.ledger import Ledger, append, has, rows, running, scanned, settings
 
 
@@ -135,6 +136,22 @@ async def test_a_finished_archive_is_not_read_again(tmp_path: Path) -> None:
     append(tmp_path / "x.gz", gzip.compress(rows(3000, 10)))
     async with running(ledger, source):
         await has(ledger, rows(0, 3010))
+
+
+async def test_a_round_of_renamed_archives(tmp_path: Path) -> None:
+    """x.1.gz -> x.2.gz and a new x.1.gz while nobody looked: only the new one is read, few bytes or not."""
+    ledger, source = Ledger(), settings(tmp_path / "*")
+    (tmp_path / "x.1.gz").write_bytes(gzip.compress(rows(0, 3)))
+    async with running(ledger, source):
+        await ledger.told(EventKind.FINISHED)
+    ledger.seal()
+    ledger.restart()
+    (tmp_path / "x.1.gz").rename(tmp_path / "x.2.gz")
+    (tmp_path / "x.1.gz").write_bytes(gzip.compress(rows(9000, 3)))
+    async with running(ledger, source) as again:
+        await has(ledger, rows(0, 3), rows(9000, 3))
+        await wait_until_async(lambda: not again.busy)
+    assert ledger.contents == sorted([rows(0, 3), rows(9000, 3)])
 
 
 async def test_an_archive_half_read_goes_on_in_the_middle(tmp_path: Path) -> None:
