@@ -257,6 +257,17 @@ def test_memory_is_limited(tmp_path: Path) -> None:
     assert second.footer is not None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil reads another process's limits on Linux only")
+def test_the_process_runs_under_the_systems_own_limits(inspector: Inspector, tmp_path: Path) -> None:
+    """Address space, CPU time and writing are bounded by the kernel, so that a burst is stopped before it hurts."""
+    inspector.inspect([put(tmp_path, Maker().make())])
+    child = psutil.Process(_pid(inspector))
+    space = child.rlimit(psutil.RLIMIT_AS)[0]
+    assert 0 < space <= child.memory_info().vms + LIMITS.memory
+    assert 0 < child.rlimit(psutil.RLIMIT_CPU)[0] <= LIMITS.seconds + 30
+    assert child.rlimit(psutil.RLIMIT_FSIZE)[0] == child.rlimit(psutil.RLIMIT_CORE)[0] == 0
+
+
 @pytest.mark.skipif(
     sys.platform == "win32", reason="a file that blocks its reader is a named pipe, which Windows lacks"
 )
