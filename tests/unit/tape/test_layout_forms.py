@@ -242,6 +242,13 @@ def test_a_frame_with_an_odd_time_stays_raw(tape: Tape, stamp: bytes) -> None:
     assert table.column("raw").to_pylist()[50] == stamp + b" {}\n"
 
 
+@pytest.mark.parametrize(("stamp", "ns"), [(b"1723161254036059", 1000), (b"1723161254036", 1_000_000)])
+def test_frames_of_coarser_units(tape: Tape, stamp: bytes, ns: int) -> None:
+    """Micro- and milliseconds in front of a payload are receive times as well."""
+    table = pq.read_table(tape(stamp + b" {}\n" + stamp + b" []\n", Format.AUTO).segments[0].path)
+    assert table.column("ts_recv").cast(pa.int64()).to_pylist() == [int(stamp) * ns] * 2
+
+
 def test_json_lines_are_payload(tape: Tape) -> None:
     """JSON lines are kept line by line, whatever commas they hold."""
     done = tape(b'{"a":1,"b":2}\n' * 20, Format.AUTO)
