@@ -86,7 +86,13 @@ def run_case(case: Case, line: Line, scratch: Path, rounds: int) -> dict[str, ob
             told = home.deliver(state)
             seconds["hometape"].append(float(told["seconds"]))
             amount = int(told["bytes"])
-            facts = {key: told[key] for key in ("memory_before_mb", "memory_peak_mb", "uploads_in_bundles")}
+            facts = {
+                "memory_before_mb": told["memory_before_mb"],
+                "memory_peak_mb": told["memory_peak_mb"],
+                "bundles": told["bundles"],
+                "agent_cpu_s": round(told["cpu"], 2),
+                "home_cpu_s": round(told["home_cpu"], 2),
+            }
         finally:
             home.close()
             shutil.rmtree(folder)
@@ -125,6 +131,7 @@ def show(found: dict[str, object]) -> None:
     parts = [f"hometape {rates['hometape']:8}"]
     parts += [f"{name} {rates[name]:8} ({ratios[name]:.2f} times)" for name in ratios]
     memory = f"agent {found['memory_before_mb']} -> {found['memory_peak_mb']} MB"
+    memory += f", cpu agent {found['agent_cpu_s']} s, home {found['home_cpu_s']} s"
     print(f"{found['case']:16} {found['unit']:10} {'  '.join(parts)}  {memory}", flush=True)
 
 

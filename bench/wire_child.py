@@ -54,7 +54,7 @@ async def deliver(state: Path, settings: ReceiverSettings, key: Path) -> dict[st
         "cpu": used,
         "bytes": size,
         "segments": count,
-        "uploads_in_bundles": progress.bundles,
+        "bundles": progress.bundles,
         "memory_before_mb": round(before / 1e6),
         "memory_peak_mb": round(peak / 1e6),
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -100,7 +101,13 @@ class LongLine(Line):
         (self._folder / "run").mkdir(parents=True, exist_ok=True)
         for name in ("netbox.c", "netns.sh"):
             shutil.copy(tools / name, self._folder / name)
-        program: list[str | Path] = [need_program("gcc"), "-O2", "-o", self._folder / "netbox", self._folder / "netbox.c"]
+        program: list[str | Path] = [
+            need_program("gcc"),
+            "-O2",
+            "-o",
+            self._folder / "netbox",
+            self._folder / "netbox.c",
+        ]
         subprocess.run(program, check=True, capture_output=True)
         self._script("up", str(one_way_ms), str(mbit), str(loss))
         subprocess.run([*self.near, "ping", "-c", "1", "-W", "5", FAR], check=False, capture_output=True)
@@ -136,14 +143,21 @@ class Home:
         self.program = Program([*line.far, *words, "run", "--config", self.road.receiver_toml])
         self.program.wait_for("listening")
 
+    def cpu(self) -> float:
+        """CPU seconds the receiver and its helpers used so far."""
+        me = psutil.Process(self.program.pid)
+        family = [me, *me.children(recursive=True)]
+        return float(sum(sum(one.cpu_times()[:2]) for one in family))
+
     def deliver(self, state: Path) -> dict[str, Any]:
-        """Send an outbox home; what `wire_child` says."""
+        """Send an outbox home; what `wire_child` says, and `home_cpu`: what the receiver used meanwhile, s."""
+        before = self.cpu()
         argv = [sys.executable, "-m", "bench.wire_child", state, self.settings.model_dump_json(), self.key]
         words = [str(word) for word in [*self.line.near, *argv]]
         done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, encoding="utf-8", check=False)
         if done.returncode:
             raise SystemExit(f"the push ended with {done.returncode}: {done.stderr[-2000:]}\n{self.program.report()}")
-        return dict(json.loads(done.stdout))
+        return {**json.loads(done.stdout), "home_cpu": self.cpu() - before}
 
     def close(self) -> None:
         """Kill it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.jobs import Queue
 from agent.model import State
 from agent.outbox import Outbox
 from agent.push import Push
@@ -90,6 +91,15 @@ async def test_what_is_sealed_later_is_sent_at_once(road: Delivery) -> None:
         road.seal(1)
         await road.until_held(within=2)
         assert road.home.seqs() == list(range(count))
+
+
+async def test_more_wait_than_are_looked_at_once(road: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long outbox is taken in parts, and none is forgotten."""
+    monkeypatch.setattr(Queue, "LIMIT", 7)
+    road.seal(30, 300)
+    road.start()
+    await road.until_held()
+    assert road.home.seqs() == list(range(30))
 
 
 async def test_oldest_first(road: Delivery) -> None:
