@@ -14,8 +14,12 @@ import pytest
 
 from receiver.inspect import Inspector
 from receiver.settings import LimitSettings
+from receiver.verdict import Facts, Known, Limits, judge_content
 from tape.clock import SYSTEM
+from tape.digest import digest_of
 from tape.footer import KEY
+from tape.names import SegmentName
+from tests.support.needs import PROJECT
 from tests.support.segments import Maker, put
 
 LIMITS = LimitSettings(memory=256 * 2**20, seconds=20, max_footer=4 * 2**20)
@@ -116,6 +120,20 @@ def test_facts_of_a_good_segment(inspector: Inspector, tmp_path: Path) -> None:
     assert [one.footer for one in found] == [m.footer for m in made]
     assert {(one.rows, one.columns, one.first) for one in found} == {(500, 2, ("ts_recv", "INT64"))}
     assert inspector.inspect([]) == []
+
+
+def test_what_the_sealer_writes_passes(inspector: Inspector) -> None:
+    """Every kind of segment ever sealed (the golden ones) is read, and no rule of content is against it."""
+    paths = sorted((PROJECT / "tests" / "golden").rglob("*.parquet"))
+    assert paths
+    limits = Limits(LIMITS.max_columns, LIMITS.max_rows, LIMITS.max_decoded)
+    for path, found in zip(paths, inspector.inspect(paths), strict=True):
+        footer = found.footer
+        assert footer is not None, (path, found.problem)
+        name = SegmentName(footer.epoch, footer.seq, digest_of(path))
+        facts = Facts(footer.agent, footer.stream, name, name.digest, 1, Known(), limits, found)
+        outcome = judge_content(facts)
+        assert outcome.ok or "chain does not start" in outcome.reason, (path, outcome)
 
 
 def test_a_file_that_cannot_be_opened_is_not_held_against_it(inspector: Inspector, tmp_path: Path) -> None:

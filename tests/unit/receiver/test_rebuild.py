@@ -51,8 +51,8 @@ def test_a_rebuilt_catalog_equals_the_lost_one(tmp_path: Path, made: list[Made])
             old.add_copies([Copy(held.id, "pc", 1, "read-back xxh3+sha256")])
             old.attest(held.id, one.sha256)
         before = facts(old)
-    (root / "README.txt").write_text("for a stranger", encoding="utf-8")
-    (root / made[0].path.folder / "SHA256SUMS").write_text("sums", encoding="utf-8")
+    (root / "README.txt").write_bytes(b"for a stranger")
+    (root / made[0].path.folder / "SHA256SUMS").write_bytes(b"sums")
     told: list[tuple[int, int]] = []
     with Catalog.open(tmp_path / "new", clock=clock) as new:
         done = rebuild(root, "pc", new, limits=LIMITS, clock=clock, progress=lambda n, size: told.append((n, size)))
