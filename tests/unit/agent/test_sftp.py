@@ -66,12 +66,14 @@ OPEN, CLOSE, WRITE, MKDIR, STAT, RENAME, EXTENDED = 3, 4, 6, 14, 17, 18, 200
 
 
 class Plain:
-    """A server that notes what is asked; writes fail if `broken`; `hold`: answers nothing before it saw that kind."""
+    """A server that notes what is asked; writes fail if `broken`; `silent`: from that kind of request on it answers
+    nothing before it saw a rename.
+    """
 
-    def __init__(self, *, broken: bool = False, hold: int = 0) -> None:
+    def __init__(self, *, broken: bool = False, silent: int = 0) -> None:
         self.seen: list[int] = []
         self._broken = broken
-        self._hold = hold
+        self._silent = silent
         self._kept: list[bytes] = []
 
     def __call__(self, kind: int, number: int, rest: bytes) -> bytes:
@@ -81,7 +83,7 @@ class Plain:
             return packet(102, struct.pack(">I", number), text(b"h"))
         code = {WRITE: 4 * self._broken, STAT: 2}.get(kind, 0)
         self._kept.append(status(number, code, "resend: the disk is full" if code == 4 else ""))
-        if self._hold and self._hold not in self.seen:
+        if self._silent in self.seen and RENAME not in self.seen:
             return b""
         out, self._kept = b"".join(self._kept), []
         return out
@@ -117,16 +119,25 @@ async def test_a_plain_server_is_asked_step_by_step(body: SpoolFile) -> None:
         assert not line.ours
         await line.upload("/a/b/segment", body)
     assert [kind for kind in server.seen if kind != STAT] == [MKDIR, MKDIR, OPEN, *[WRITE] * 3, EXTENDED, CLOSE, RENAME]
-    held = Plain(hold=RENAME)
-    async with writing_to(held, "OpenSSH_9.2") as line:
+
+
+@pytest.mark.parametrize("silent", [WRITE, EXTENDED, CLOSE])
+async def test_a_plain_server_that_does_not_answer_is_not_asked_to_rename(body: SpoolFile, silent: int) -> None:
+    """Write, fsync and close must each have their answer before the rename is sent."""
+    server = Plain(silent=silent)
+    async with writing_to(server, "OpenSSH_9.2") as line:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
+            async with asyncio.timeout(0.5):
                 await line.upload("/segment", body)
-    assert RENAME not in held.seen
+    assert silent in server.seen
+    assert RENAME not in server.seen
 
 
-async def test_a_plain_server_is_not_asked_to_rename_what_it_could_not_write(body: SpoolFile) -> None:
+@pytest.mark.parametrize("size", [10_000, 90_000])
+async def test_a_plain_server_is_not_asked_to_rename_what_it_could_not_write(tmp_path: Path, size: int) -> None:
     """After a failed write the file is closed and keeps its `.part`, for it would be renamed as it is."""
+    (tmp_path / "segment").write_bytes(bytes(size))
+    body = SpoolFile(tmp_path / "segment", size, xxh3(bytes(size)))
     server = Plain(broken=True)
     async with writing_to(server, "OpenSSH_9.2") as line:
         with pytest.raises(Resend, match="disk is full"):
@@ -138,7 +149,7 @@ async def test_a_plain_server_is_not_asked_to_rename_what_it_could_not_write(bod
 
 async def test_our_receiver_is_sent_everything_without_waiting(body: SpoolFile) -> None:
     """There, close and rename follow the writes before anything is answered, and no fsync is needed."""
-    server = Plain(hold=RENAME)
+    server = Plain(silent=WRITE)
     async with writing_to(server, "Hometape_0.1") as line:
         assert line.ours
         async with asyncio.timeout(10):
@@ -148,6 +159,6 @@ async def test_our_receiver_is_sent_everything_without_waiting(body: SpoolFile) 
 
 async def test_our_receivers_reason_comes_out(body: SpoolFile) -> None:
     """What the answer to a write says counts, also when the rename behind it fares otherwise."""
-    async with writing_to(Plain(broken=True, hold=RENAME), "Hometape_0.1") as line:
+    async with writing_to(Plain(broken=True, silent=WRITE), "Hometape_0.1") as line:
         with pytest.raises(Resend, match="disk is full"):
             await line.upload("/a/segment", body)
