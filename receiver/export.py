@@ -258,10 +258,10 @@ class Export:
         return ParquetSink(out, schema, {"agent": self._request.agent, "stream": self._request.stream}), schema
 
     def _merged(self, plans: list[FilePlan]) -> dict[str, dict[int, list[Part]]]:
-        """For files read more than once: file id -> segment -> its parts; a segment without any brings nothing new."""
+        """For files with bytes sealed twice: file id -> segment -> its parts; one without any brings nothing new."""
         found: dict[str, dict[int, list[Part]]] = {}
         for plan in plans:
-            if len(plan.lives) > 1:
+            if plan.overlaps:
                 parts: dict[int, list[Part]] = {}
                 for item in self._parts(plan):
                     if isinstance(item, Part):

@@ -72,11 +72,15 @@ class Hole:
 
 @dataclass(slots=True)
 class FilePlan:
-    """One file to write: its lives, oldest first, and the name that is free for it."""
+    """One file to write: its lives, oldest first, and the name that is free for it.
+
+    `overlaps`: some bytes are in more than one segment (known once its parts were gone through).
+    """
 
     name: str
     lives: list[SourceFile]
     epochs: set[str] = field(default_factory=set)
+    overlaps: bool = False
 
     @property
     def bytes(self) -> int:
@@ -189,6 +193,7 @@ def parts_of(catalog: Catalog, agent: str, stream: str, plan: FilePlan, window: 
     """
     covered: Runs = []
     found = []
+    plan.overlaps |= len(plan.lives) > 1
     for life in plan.lives:
         found.append(_new_parts(catalog, agent, stream, life, covered))
         if len(plan.lives) > 1:
@@ -200,6 +205,7 @@ def parts_of(catalog: Catalog, agent: str, stream: str, plan: FilePlan, window: 
         if part.low > here and window.touches(before, held.recv_first_ns):
             yield Hole(plan.name, f"bytes {here} to {part.low} of {plan.name}", here, part.low)
         low = max(part.low, here)
+        plan.overlaps |= low > part.low or not part.whole
         here = max(here, part.high)
         before = held.recv_last_ns
         if low < part.high and window.touches(held.recv_first_ns, held.recv_last_ns):

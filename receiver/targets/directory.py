@@ -78,6 +78,8 @@ class DirectoryTarget(Target):
         for parcel in parcels:
             check_segment(parcel.path)
         before = self._present()
+        with self._mapped():
+            self._disk.make_dirs(self.root / TEMP_FOLDER)
         answers: list[HometapeError | None] = [None] * len(parcels)
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
@@ -104,7 +106,6 @@ class DirectoryTarget(Target):
         with self._mapped():
             if final.exists():
                 raise AlreadyThere(f"target {self.id}: {parcel.path} exists already and is never replaced")
-            self._disk.make_dirs(self.root / TEMP_FOLDER)
             temp = self._disk.temp_path(self.root / TEMP_FOLDER)
             try:
                 self._fill(temp, parcel)

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from receiver.catalog import Catalog
@@ -92,6 +92,7 @@ class Mischief(Target):
         self.refuse: HometapeError | None = None  # every put fails with this
         self.corrupt = False  # stores other bytes than it was given
         self.forget = False  # says it stored, and does not
+        self.misread: list[str] = []  # paths that read badly once
         self.explode: Exception | None = None  # something nobody foresaw
 
     def put_many(self, parcels: Sequence[Parcel]) -> list[HometapeError | None]:
@@ -123,7 +124,11 @@ class Mischief(Target):
 
     def verify(self, path: str) -> Proof:
         self.gate.wait()
-        return self.inner.verify(path)
+        proof = self.inner.verify(path)
+        if path in self.misread:
+            self.misread.remove(path)
+            return replace(proof, digest="0" * 32)
+        return proof
 
     def set_aside(self, path: str, why: str) -> str:
         return self.inner.set_aside(path, why)

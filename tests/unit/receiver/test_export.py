@@ -159,6 +159,20 @@ def test_nothing_is_replaced_without_leave(archive: Archive, feed: Feed, tmp_pat
     assert (tmp_path / "a.json").read_bytes() == JSON
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(archive: Archive, feed: Feed, tmp_path: Path) -> None:
+    """Even a file that somebody makes while the export runs keeps its bytes."""
+    archive.take(feed.seal(TICKS, cuts=[]))
+    out = tmp_path / "out.csv"
+
+    def somebody(_: Progress) -> None:
+        out.write_bytes(b"mine")
+
+    with pytest.raises(AlreadyThere):
+        Export(shelf(archive), ASK, progress=somebody).to_file(out)
+    assert out.read_bytes() == b"mine"
+    assert list(tmp_path.glob(".tmp-*")) == []
+
+
 # ---------------------------------------------------------------------------------------- what is missing
 
 
@@ -332,6 +346,39 @@ def test_another_file_under_the_same_name_is_another_file(archive: Archive, feed
     archive.take(again.seal(other, cuts=cut(other, 3), file_id="e" * 32))
     Export(shelf(archive), ASK).to_folder(tmp_path / "out")
     assert files(tmp_path / "out") == {"ticks.csv": TICKS, "ticks.csv.2": other}
+
+
+def test_a_file_that_differs_late_is_another_file(archive: Archive, feed: Feed, tmp_path: Path) -> None:
+    """The first bytes only make lives candidates: a single other byte far behind keeps them apart."""
+    other = TICKS[:-4] + b"7" + TICKS[-3:]
+    assert len(TICKS) > 4096 + 100
+    archive.take(feed.seal(TICKS, cuts=cut(TICKS, 3)))
+    again = Feed(tmp_path / "again", epoch="00000000000000bb", start_ns=START_NS + 3600 * SECOND)
+    archive.take(again.seal(other, cuts=cut(other, 2), file_id="e" * 32))
+    Export(shelf(archive), ASK).to_folder(tmp_path / "out")
+    assert files(tmp_path / "out") == {"ticks.csv": TICKS, "ticks.csv.2": other}
+
+
+def test_equal_files_of_one_epoch_stay_two_beside_another_epoch(archive: Archive, feed: Feed, tmp_path: Path) -> None:
+    """Read again by a new epoch, two equal lives of the old one are still two; the new reading is one of them."""
+    archive.take(feed.seal(TICKS, cuts=[], file_id="1" * 32))
+    archive.take(feed.seal(TICKS, cuts=[], file_id="2" * 32))
+    again = Feed(tmp_path / "again", epoch="00000000000000bb", start_ns=START_NS + 3600 * SECOND)
+    archive.take(again.seal(TICKS, cuts=cut(TICKS, 2), file_id="3" * 32))
+    Export(shelf(archive), ASK).to_folder(tmp_path / "out")
+    assert files(tmp_path / "out") == {"ticks.csv": TICKS, "ticks.csv.2": TICKS}
+
+
+def test_overlapping_segments_of_one_life_give_each_byte_once(archive: Archive, feed: Feed) -> None:
+    """An outbox restored from an old image seals bytes a second time: they come out once."""
+    first, second, third = cut(TICKS, 4)
+    archive.take(feed.seal(TICKS[:second], cuts=[]))
+    again = Feed(feed.folder, epoch="00000000000000bb", start_ns=START_NS + 3600 * SECOND)
+    archive.take(again.seal(TICKS[first:], cuts=[third - first], offset=first, head=TICKS))
+    for form, rows in ((ExportForm.ORIGINAL, None), (ExportForm.PARQUET, TICKS.count(b"\n"))):
+        out = io.BytesIO()
+        report = Export(shelf(archive), dataclasses.replace(ASK, form=form)).to_stream(out)
+        assert report.rows == rows if rows else out.getvalue() == TICKS
 
 
 def test_a_recreated_file_in_one_epoch_is_never_merged(archive: Archive, feed: Feed, tmp_path: Path) -> None:

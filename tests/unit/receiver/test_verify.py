@@ -15,7 +15,7 @@ from receiver.verify import NOTES, Budget, Direct, Notes, Progress, Verify, take
 from receiver.verify_folder import VerifyFolder
 from tape.clock import ManualClock
 from tape.errors import NotFound
-from tests.support.archive import Archive, Feed
+from tests.support.archive import Archive, Feed, Mischief
 from tests.support.segments import Maker, put
 
 TICKS = b"".join(b"%d,1.%04d\n" % (1000 + i, i) for i in range(200))
@@ -160,6 +160,19 @@ async def test_an_absent_target_is_a_warning_and_delays_no_other(archive: Archiv
     assert archive.copied("nas") == 3
 
 
+async def test_a_passing_fault_costs_no_copy(archive: Archive, clock: ManualClock) -> None:
+    """A copy that reads badly once and well the second time still counts."""
+    held = await filled(archive, 2)
+    shaky = Mischief(archive.others[0])
+    shaky.misread = [str(held[1].path)]
+    clock.advance(1)
+    targets = [archive.home, shaky]
+    result = Verify(archive.catalog, targets, Direct(archive.catalog, targets, clock=clock), clock=clock).run()
+    assert shaky.misread == []
+    assert result.exit_code == 0
+    assert archive.copied("nas") == 2
+
+
 async def test_lost_sums_are_written_again(archive: Archive, clock: ManualClock) -> None:
     """SHA256SUMS that lost lines has them again after a pass."""
     await filled(archive, 4)
@@ -232,8 +245,9 @@ def test_every_kind_of_harm_to_a_bare_folder_is_seen(bare: Path) -> None:
     victim = segments(bare)[1]
     whole = victim.read_bytes()
     victim.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
-    result = VerifyFolder(bare).run()
-    assert (result.exit_code, [file for file, _ in result.bad], result.gaps) == (2, [str(victim)], [])
+    for rows in (True, False):
+        result = VerifyFolder(bare, rows=rows).run()
+        assert (result.exit_code, [file for file, _ in result.bad], result.gaps) == (2, [str(victim)], [])
     victim.unlink()
     result = VerifyFolder(bare).run()
     assert result.exit_code == 1
