@@ -147,12 +147,11 @@ class Desk:
     def compare(self, life: Life, fd: int, *, whole: bool = False) -> Content:
         """What an open file holds, compared with what was read of a life. Raises OSError.
 
-        Notes the file's size. With its last bytes at hand only those are compared, unless `whole`.
+        Notes the size of a file that is the same. With its last bytes at hand only those are compared, unless `whole`.
         """
         size = os.fstat(fd).st_size
         if size < life.offset:
             return Content.SHORTER
-        life.size = size
         length, digest = life.end_mark()
         last = read_at(fd, life.offset - length, length)
         if len(last) < length:
@@ -164,6 +163,7 @@ class Desk:
             if life.head_length and xxh3(head) != life.head:
                 return Content.OTHER
             self.roll.opened(life, head, last)
+        life.size = size
         return Content.SAME
 
 

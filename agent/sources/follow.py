@@ -5,7 +5,7 @@ import os
 
 from agent.identity import Content
 from agent.sources.desk import Desk, Moved
-from agent.sources.handles import read_at
+from agent.sources.handles import KEEP_OPEN, read_at
 from agent.sources.lives import Life
 
 BLOCK = 1 << 20
@@ -37,6 +37,8 @@ async def follow(desk: Desk, life: Life) -> tuple[Content, bool]:
         return Content.UNSEEN, False
     finally:
         life.busy = False
+        if not KEEP_OPEN:
+            desk.release(life)
 
 
 async def _step(desk: Desk, life: Life, fd: int) -> tuple[Content, bool]:

@@ -10,6 +10,10 @@ from itertools import islice
 
 _TRIED = 16  # those that may not be closed are few, and no reason to look through all the others each time
 
+# Where a deleted file keeps its name until the last reader closes it, a kept handle would stop the owner
+# from writing it anew: there files are opened for each read.
+KEEP_OPEN = sys.platform != "win32"
+
 if sys.platform == "win32":
     import ctypes
     import msvcrt

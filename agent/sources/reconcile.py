@@ -200,7 +200,7 @@ class Reconciler:
         self.desk.unreadable.pop(path, None)
         self.dirty[life.key] = life
         before = self.desk.roll.former.pop(path, None)
-        if before is not None and not before.lost and before.reason == "deleted":
+        if before is not None and before.reason == "deleted":
             await self.desk.tell(EventKind.RECREATED, life.origin, path, read_to=before.offset)
 
 

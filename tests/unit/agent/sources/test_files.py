@@ -12,10 +12,15 @@ import pytest
 
 from agent.model import EventKind
 from agent.sources import desk as desk_module
+from agent.sources import follow as follow_module
 from agent.sources.files import FileSource
 from agent.sources.watch import Watcher
 from tests.support import wait_until_async
 from tests.unit.agent.sources.ledger import Ledger, append, has, rows, running, scanned, settings
+
+POSIX = pytest.mark.skipif(
+    sys.platform == "win32", reason="there an open file is neither renamed nor deleted, and links need rights"
+)
 
 
 async def test_a_growing_file_is_read_as_it_grows(tmp_path: Path) -> None:
@@ -82,6 +87,7 @@ async def test_big_files_come_in_chunks_of_a_mebibyte_at_most(tmp_path: Path) ->
     assert ledger.of("x.bin")[0].chunks == 6
 
 
+@POSIX
 async def test_rotation_by_rename_continues_the_life(tmp_path: Path) -> None:
     """The renamed file stays its life and is read to its end; the new one of the same name is another."""
     ledger, file = Ledger(), tmp_path / "x.csv"
@@ -127,6 +133,7 @@ async def test_a_finished_life_that_grows_after_all_goes_on(tmp_path: Path) -> N
         await ledger.told(EventKind.FINISHED, times=2)
 
 
+@POSIX
 async def test_renamed_out_of_the_patterns_is_read_to_its_end(tmp_path: Path) -> None:
     """The open handle leads on to the bytes, and the life ends once it is quiet."""
     ledger, file = Ledger(), tmp_path / "x.csv"
@@ -243,6 +250,26 @@ async def test_a_re_created_file_is_a_life_of_its_own(tmp_path: Path, way: str, 
     assert EventKind.RECREATED in ledger.kinds() or EventKind.TRUNCATED in ledger.kinds()
 
 
+@pytest.mark.parametrize("way", ["delete", "rewrite in place"])
+async def test_a_re_created_file_whose_handle_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Without an open handle it is noticed all the same, and the new file's size is not taken for the old one's."""
+    monkeypatch.setattr(follow_module, "KEEP_OPEN", False)
+    ledger, file = Ledger(), tmp_path / "x.csv"
+    file.write_bytes(rows(100, 100))
+    async with running(ledger, settings(tmp_path / "*.csv")):
+        await has(ledger, rows(100, 100))
+        if way == "delete":
+            file.unlink()
+        file.write_bytes(rows(500, 300))
+        await has(ledger, rows(100, 100), rows(500, 300))
+        await wait_until_async(lambda: ledger.of("x.csv")[0].finished)
+    assert EventKind.RECREATED in ledger.kinds()
+    assert not ledger.gaps()
+
+
+@POSIX
 async def test_the_same_header_again_is_sent_again(tmp_path: Path) -> None:
     """A file that held a header only is deleted and re-created with the same header: two files."""
     ledger, file = Ledger(), tmp_path / "x.csv"
@@ -280,6 +307,7 @@ async def test_many_files_of_one_header_stay_apart_and_do_not_wait(tmp_path: Pat
         await has(ledger, *[header] * 89, header + b"1,2,3\n")
 
 
+@POSIX
 async def test_deleted_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
     """The handle is kept; nothing of what was there is lost."""
     ledger, file = Ledger(), tmp_path / "x.bin"
@@ -318,6 +346,7 @@ async def test_empty_files_wait_for_their_first_byte(tmp_path: Path) -> None:
     assert not ledger.events
 
 
+@POSIX
 async def test_a_switched_link_ends_one_life_and_starts_another(tmp_path: Path) -> None:
     """`current.csv` -> the day's file elsewhere: growth behind the link is seen, and so is the switch."""
     ledger, far = Ledger(), tmp_path / "far"
@@ -337,6 +366,7 @@ async def test_a_switched_link_ends_one_life_and_starts_another(tmp_path: Path) 
         await wait_until_async(lambda: ledger.lives and next(iter(ledger.lives.values())).finished)
 
 
+@POSIX
 async def test_one_file_under_several_names_is_read_once(tmp_path: Path) -> None:
     """Hard links and links to a file that is reached itself are the same life."""
     ledger, file = Ledger(), tmp_path / "x.csv"
@@ -420,6 +450,7 @@ async def test_few_handles_serve_many_files(tmp_path: Path, monkeypatch: pytest.
     assert EventKind.ROTATED in ledger.kinds()
 
 
+@POSIX
 async def test_the_last_way_to_a_file_is_not_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handle is kept while no name leads to its file any more, however many others are opened."""
     monkeypatch.setattr(desk_module, "_HANDLES", 8)
