@@ -16,8 +16,9 @@ MIB = 1 << 20
 START = MIB
 FLOOR = 512 * KIB
 SMALLEST_PIECE = 32 * KIB
-_WINDOW = 0.25
-_QUEUE_SECONDS = 0.05
+_WINDOW = 0.1
+_QUEUE_SECONDS = 0.25
+_HALF_LIFE = 10.0
 _GROW_AFTER = 32
 
 
@@ -64,10 +65,8 @@ class Throttle:
     @property
     def allowed(self) -> int:
         """Bytes that may be under way now."""
-        if not self._capacity:
-            return min(self.limit, START)
         wanted = self._capacity * (2 * self.round_trip + _QUEUE_SECONDS) + FLOOR
-        return min(self.limit, int(wanted))
+        return min(self.limit, max(int(wanted), START))
 
     @property
     def satisfied(self) -> bool:
@@ -154,8 +153,8 @@ class Throttle:
             self.rate = 0.0
         if latest > self._capacity:
             self._capacity = latest
-        elif self._window_full:
-            self._capacity = 0.8 * self._capacity + 0.2 * latest
+        elif self._window_full:  # slowly: a server that pauses for a moment has not become a slow one
+            self._capacity = max(self._capacity * 0.5 ** (passed / _HALF_LIFE), latest)
         self._window_start, self._window_bytes = now, 0
         self._window_full = bool(self._waiting)
 
