@@ -6,7 +6,7 @@ from enum import StrEnum
 
 FRAGMENT = 4 * 2**20  # a line is kept whole up to this many bytes; longer ones become fragments of this size
 PIECE = 2**20  # text is handed to an open writer in pieces of at least this many bytes
-BIG_PIECE = 4 * 2**20  # and of at most this many
+BIG_PIECE = 2 * 2**20  # and of at most this many, but for one line
 
 
 class Pause(StrEnum):

@@ -7,10 +7,9 @@ the only back-pressure. A full spool or disk pauses sealing, and `take` with it;
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any
 
-from agent.budget import PIECE, Pause, Relief, relieve
+from agent.budget import PIECE, Relief, relieve
 from agent.clock_state import ClockSteps
 from agent.due import Dues
 from agent.event_log import EventLog
@@ -19,7 +18,7 @@ from agent.model import Chunk, Event, EventKind, Origin
 from agent.outbox import Outbox
 from agent.sealer import OpenSegment, Place, Sealer, Shaped, cursor_of
 from agent.settings import SealSettings, SpoolSettings
-from agent.space import Space
+from agent.space import Collecting, Space
 from agent.workshop import Slots, Workshop, schema_change
 from tape import __version__
 from tape.clock import Clock
@@ -32,18 +31,6 @@ IDLE_LANES = 512  # lanes without text that stay in memory
 EVENTS_AT_ONCE = 1000
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Collecting:
-    """What the collector is doing, for status. `waiting_s`: age of the oldest text that is in no sealed segment."""
-
-    pause: Pause
-    held_bytes: int
-    origins: int
-    open_segments: int
-    waiting_s: float
-    stuck: tuple[str, ...]
 
 
 class Collector:
@@ -76,12 +63,7 @@ class Collector:
 
         Raises SourceError for a hole, and what made the collector fail.
         """
-        self._check()
-        while self._load >= self._seal.buffer:
-            self._room.clear()
-            self._relieve()
-            await self._room.wait()
-            self._check()
+        await self._room_for(self._lanes.get(chunk.origin.file_id))
         place = Place(path, device, inode)
         lane = await self._lane(chunk.origin, place)
         lane.place = place
@@ -185,6 +167,16 @@ class Collector:
         )
 
     # ---- lanes
+
+    async def _room_for(self, lane: Lane | None) -> None:
+        """Wait until there is memory for more text, in all and for a lane that is being worked on anyway."""
+        self._check()
+        while self._load >= self._seal.buffer or (lane is not None and lane.crowded):
+            self._room.clear()
+            if self._load >= self._seal.buffer:
+                self._relieve()
+            await self._room.wait()
+            self._check()
 
     async def _lane(self, origin: Origin, place: Place | None) -> Lane:
         lane = self._lanes.get(origin.file_id)
@@ -346,7 +338,7 @@ class Collector:
         """Seal the largest early, as far as what is being worked on does not free enough anyway."""
         if self._space.paused():
             return
-        excess = self._load - self._seal.buffer // 2
+        excess = self._load - self._seal.buffer * 3 // 4
         waiting = []
         for lane in self._lanes.values():
             if lane.wish is not None:
@@ -358,7 +350,7 @@ class Collector:
         now = self._clock.monotonic()
         for key, relief in relieve(waiting, excess):
             lane = self._lanes[key]
-            if lane.want(now, cut=relief is Relief.CUT):
+            if lane.want(now, cut=relief is Relief.CUT, only_open=True):
                 self._kick(lane)
 
     async def _look_at_space(self, now: float) -> None:

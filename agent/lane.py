@@ -8,7 +8,7 @@ bring all of it back.
 from collections import deque
 from dataclasses import dataclass
 
-from agent.budget import FRAGMENT, PIECE, Load
+from agent.budget import BIG_PIECE, FRAGMENT, PIECE, Load
 from agent.buffer import Buffer, Cursor, Piece
 from agent.model import Origin
 from agent.sealer import DAY_NS, Kept, OpenSegment, Place, Shaped
@@ -76,6 +76,11 @@ class Lane:
         return self.buffer.cost + flying + self._kept
 
     @property
+    def crowded(self) -> bool:
+        """Whether a worker has enough text of this lane to go on with, so that reading on would only cost memory."""
+        return self.working and self.segment is not None and len(self.buffer) >= 2 * BIG_PIECE
+
+    @property
     def draining(self) -> int:
         """Bytes of text on their way into the open segment, where they take far less room."""
         return self.buffer.whole - self.buffer.start + (len(self.flying.data) if self.flying else 0)
@@ -101,11 +106,16 @@ class Lane:
         """Whether there are whole rows that are in no sealed segment."""
         return bool(self.segment or self.flying or self.replay or self.buffer.whole > self.buffer.start)
 
-    def want(self, now: float, *, cut: bool = False) -> bool:
-        """Ask for a segment up to the last line end taken (`cut`: up to the last byte); False if there is nothing."""
+    def want(self, now: float, *, cut: bool = False, only_open: bool = False) -> bool:
+        """Ask for a segment up to the last line end taken (`cut`: up to the last byte); False if there is nothing.
+
+        `only_open`: an open segment is sealed with what it has, the buffer goes on into the next one.
+        """
         if not self.sealable and not (cut and len(self.buffer)):
             return False
         upto = self.buffer.end if cut else self.buffer.whole
+        if only_open and not cut and (self.segment or self.flying):
+            upto = self.buffer.start
         if self.wish is None:
             self.wish = Wish(upto, cut, now)
         else:

@@ -78,8 +78,9 @@ class Kept:
 
     @classmethod
     def of(cls, piece: Piece) -> "Kept":
-        """Pack a piece."""
-        return cls(zstandard.ZstdCompressor(level=1).compress(piece.data), piece.marks)
+        """Pack a piece. The copy lets go of the compressor's output buffer, which is as large as the text."""
+        packed = zstandard.ZstdCompressor(level=1).compress(piece.data)
+        return cls(bytes(memoryview(packed)), piece.marks)
 
     def piece(self) -> Piece:
         """The piece again."""

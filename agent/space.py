@@ -1,6 +1,7 @@
 """Whether there is room to seal: spool, disk, and a disk that refused a moment ago."""
 
 import shutil
+from dataclasses import dataclass
 
 from agent.budget import Pause, may_seal
 from agent.outbox import Outbox
@@ -11,6 +12,18 @@ from tape.log import get_logger
 RETRY = 5.0  # seconds until a refusing disk is tried again
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """What the collector is doing, for status. `waiting_s`: age of the oldest text that is in no sealed segment."""
+
+    pause: Pause
+    held_bytes: int
+    origins: int
+    open_segments: int
+    waiting_s: float
+    stuck: tuple[str, ...]
 
 
 class Space:

@@ -99,8 +99,7 @@ async def _lives(folder: Path, contents: list[bytes], seed: int, deaths: int) ->
             running = asyncio.gather(*feeds)
             if last:
                 await running
-                while not await tape.collector.flush():
-                    await asyncio.sleep(0.01)
+                await wait_until_async(tape.collector.flush, within=60)
                 for origin, data in zip(origins, contents, strict=True):
                     await tape.sealed(origin, len(data))
                 break

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.budget import BIG_PIECE, FRAGMENT
+from agent.budget import FRAGMENT
 from agent.buffer import Buffer, Cursor, Piece, frames_of_day
 from tape.digest import xxh3
 
@@ -93,7 +93,7 @@ def test_an_overlong_line_that_came_at_once_is_cut_the_same_way() -> None:
     buffer.add(b"a\n" + b"z" * (9 * 2**20) + b"\nb\n", 1)
     sizes = [len(piece.data) for piece in drained(buffer)]
     assert sizes == [2, FRAGMENT, FRAGMENT, 2**20 + 1 + 2]
-    assert max(sizes) <= BIG_PIECE
+    assert max(sizes) <= FRAGMENT
 
 
 def test_a_wish_stops_at_its_offset() -> None:

@@ -134,13 +134,13 @@ async def test_a_backlog_flows_through_bounded_memory(tmp_path: Path) -> None:
     one = origin()
     held = []
     data = b"".join(b"%d,%d.%02d,%d\n" % (n, n % 977, n % 100, n * 7919 % 10007) for n in range(1_200_000))
-    async with taping(tmp_path, buffer=4 * 2**20, max_bytes=8 * 2**20, max_age=60) as tape:
+    async with taping(tmp_path, buffer=8 * 2**20, max_bytes=8 * 2**20, max_age=60) as tape:
         for at in range(0, len(data), 2**19):
             await tape.feed(one, data[at : at + 2**19], start=at)
             held.append(tape.collector.snapshot().held_bytes)
         await tape.collector.finish(one)
         assert await tape.collector.flush()
-    assert max(held) <= 5 * 2**20
+    assert max(held) <= 9 * 2**20
     sizes = [f.source.end - f.source.start for _, f in footers(tmp_path / "spool") if f.stream == one.stream]
     assert len(sizes) <= len(data) // (6 * 2**20) + 1, "pressure must not make small segments of a backlog"
     assert exported(tmp_path / "spool", one.file_id) == data
@@ -148,12 +148,12 @@ async def test_a_backlog_flows_through_bounded_memory(tmp_path: Path) -> None:
 
 async def test_many_small_files_share_the_buffer(tmp_path: Path) -> None:
     """Hundreds of files above seal.buffer: the largest are sealed early, few writers are open at any time."""
-    many = [origin(n, f"demo/{n % 7}") for n in range(300)]
+    many = [origin(n, f"demo/{n % 7}") for n in range(150)]
     before = open_files()
-    async with taping(tmp_path, buffer=256 * 1024, max_age=3600) as tape:
+    async with taping(tmp_path, buffer=128 * 1024, max_age=3600) as tape:
         for n, one in enumerate(many):
             await tape.feed(one, LINE * (20 + n % 40))
-        assert tape.collector.snapshot().held_bytes < 300 * 1024
+        assert tape.collector.snapshot().held_bytes < 170 * 1024
         assert open_files() < before + 20
         assert await tape.collector.flush(within=60)
     for n, one in enumerate(many[::37]):
@@ -291,9 +291,13 @@ async def test_a_full_spool_pauses_and_resumes(tmp_path: Path, monkeypatch: pyte
 
         await wait_until_async(release, every=0.1, within=60)
         end = feeding.result()
-        while tape.outbox.file(one.file_id).known.offset < end:  # type: ignore[union-attr]  # known by now
+
+        def all_there() -> bool:
             release()
-            await asyncio.sleep(0.05)
+            stored = tape.outbox.file(one.file_id)
+            return stored is not None and stored.known.offset >= end
+
+        await wait_until_async(all_there, every=0.05, within=60)
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "spool", again)
     for footer_seq, data in saved.items():
@@ -318,7 +322,8 @@ async def test_a_low_disk_pauses_and_resumes(tmp_path: Path, monkeypatch: pytest
     async with taping(tmp_path, spool=SpoolSettings(keep_free=1000), max_age=0.05) as tape:
         await wait_until_async(lambda: tape.collector.snapshot().pause is Pause.DISK_LOW)
         end = await tape.feed(one, LINE)
-        await asyncio.sleep(0.3)
+        looked = SYSTEM.monotonic() + 0.3
+        await wait_until_async(lambda: SYSTEM.monotonic() > looked)
         assert tape.outbox.file(one.file_id) is None
         free = 2000
         await tape.sealed(one, end)

@@ -12,7 +12,7 @@ from tape import digest
 from tape.clock import ManualClock
 from tape.durable import Disk
 from tape.errors import DiskError, DiskFull, ReceiptError, StoreError, SyncFailed
-from tape.receipt import Receipt
+from tape.receipt import Receipt, new_key, open_receipt
 from tests.unit.agent.outboxes import ORIGIN, known, open_outbox, place_and_commit, receipt
 
 
@@ -74,6 +74,23 @@ def test_only_a_safe_receipt_frees(tmp_path: Path) -> None:
     assert [path.exists() for path in paths] == [False, True, False, True]
     assert states(outbox) == {0: "released", 1: "held", 2: "released", 3: "sealed"}
     assert outbox.spooled_bytes() == made[1].size + made[3].size
+    outbox.close()
+
+
+def test_only_a_signed_receipt_counts(tmp_path: Path) -> None:
+    """The same words signed by another key, or changed after signing, never reach the outbox; the true ones free."""
+    outbox = open_outbox(tmp_path)
+    made = place_and_commit(outbox)
+    home, stranger = new_key(), new_key()
+    said = receipt(outbox, 10, safe=[0])
+    names = {"agent": "bot", "stream": ORIGIN.stream}
+    changed = receipt(outbox, 10, held=[0]).sign(home).replace(b'"safe":[]', b'"safe":[[0,0]]')
+    for forged in (said.sign(stranger), changed):
+        with pytest.raises(ReceiptError, match="signature"):
+            outbox.apply_receipt(open_receipt(forged, home.public_key(), **names))
+        assert (outbox.spool / made.path).exists()
+    assert outbox.apply_receipt(open_receipt(said.sign(home), home.public_key(), **names)) == 1
+    assert not (outbox.spool / made.path).exists()
     outbox.close()
 
 

@@ -1,6 +1,7 @@
 """The sealer: what a segment says of itself is what the outbox knows, and nothing half-made stays."""
 
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,18 @@ def test_a_kept_piece_comes_back_as_it_was() -> None:
     assert Kept.of(one).piece() == one
     assert Kept.of(one).size == len(TEXT)
     assert len(Kept.of(one).packed) < len(TEXT)
+
+
+def test_kept_pieces_take_no_more_memory_than_they_need() -> None:
+    """A packed piece does not hold on to the compressor's output buffer."""
+    big = piece(TEXT * 1000)
+    tracemalloc.start()
+    try:
+        kept = [Kept.of(big) for _ in range(5)]
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * sum(len(one.packed) for one in kept) + 100_000
 
 
 class Full(Disk):
