@@ -36,7 +36,7 @@ class WindowsPython:
         return {
             **kept,
             "PYTHONPATH": windows_path(PROJECT),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPYCACHEPREFIX": windows_path(self.folder / "pycache"),  # fast starts, and none of it in the project
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
             "COLUMNS": "200",
