@@ -83,13 +83,14 @@ def test_only_a_signed_receipt_counts(tmp_path: Path) -> None:
     made = place_and_commit(outbox)
     home, stranger = new_key(), new_key()
     said = receipt(outbox, 10, safe=[0])
-    names = {"agent": "bot", "stream": ORIGIN.stream}
     changed = receipt(outbox, 10, held=[0]).sign(home).replace(b'"safe":[]', b'"safe":[[0,0]]')
     for forged in (said.sign(stranger), changed):
         with pytest.raises(ReceiptError, match="signature"):
-            outbox.apply_receipt(open_receipt(forged, home.public_key(), **names))
+            outbox.apply_receipt(open_receipt(forged, home.public_key(), agent="bot", stream=ORIGIN.stream))
         assert (outbox.spool / made.path).exists()
-    assert outbox.apply_receipt(open_receipt(said.sign(home), home.public_key(), **names)) == 1
+    assert (
+        outbox.apply_receipt(open_receipt(said.sign(home), home.public_key(), agent="bot", stream=ORIGIN.stream)) == 1
+    )
     assert not (outbox.spool / made.path).exists()
     outbox.close()
 
