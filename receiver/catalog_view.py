@@ -187,5 +187,15 @@ class CatalogView:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
+        """One answer sees one state, whatever is committed while its queries run."""
         with self._reading, explained():
-            yield self._reader
+            nested = self._reader.in_transaction
+            if nested:
+                yield self._reader
+                return
+            self._reader.execute("BEGIN")
+            try:
+                yield self._reader
+            finally:
+                if self._reader.in_transaction:
+                    self._reader.execute("COMMIT")

@@ -60,6 +60,9 @@ class Fanout:
             await asyncio.gather(*(lane.once() for lane in self._lanes))
         except CatalogStopped as stopped:
             raise stopped.error from stopped
+        finally:
+            for lane in self._lanes:
+                lane.close()
         return self.views()
 
     def wake(self) -> None:

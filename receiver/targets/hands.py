@@ -26,26 +26,31 @@ class Hands:
         answer: asyncio.Future[T] = loop.create_future()
         self._jobs.put((loop, answer, call))
         if len(self._threads) < self._count:
-            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            thread = threading.Thread(
+                target=_work, args=(self._jobs,), name=f"{self._name}-{len(self._threads)}", daemon=True
+            )
             self._threads.append(thread)
             thread.start()
         return await answer
 
     def close(self) -> None:
-        """Let the threads end after what they are doing; does not wait for one that hangs."""
+        """Let the threads end after what they are doing; does not wait for one that hangs. New work starts new ones."""
         for _ in self._threads:
             self._jobs.put(None)
+        self._jobs = queue.SimpleQueue()
+        self._threads = []
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            loop, answer, call = job
-            try:
-                result = call()
-            except BaseException as error:  # noqa: BLE001 - handed to the one who waits
-                _tell(loop, answer, None, error)
-            else:
-                _tell(loop, answer, result, None)
-            del job, answer, call
+
+def _work(jobs: "queue.SimpleQueue[_Job | None]") -> None:
+    while (job := jobs.get()) is not None:
+        loop, answer, call = job
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+            _tell(loop, answer, None, error)
+        else:
+            _tell(loop, answer, result, None)
+        del job, answer, call
 
 
 def _tell(

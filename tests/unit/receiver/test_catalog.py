@@ -237,3 +237,22 @@ def test_waking_and_revisions_follow_what_changed(catalog: Catalog) -> None:
     assert before != second == catalog.revision("box", "demo/ticks")
     catalog.add_copies([Copy(held.id, "nas", 7, "read-back xxh3")])
     assert catalog.revision("box", "demo/ticks") != second
+
+
+def test_one_answer_sees_one_state(catalog: Catalog) -> None:
+    """What is committed between the queries of one answer is not half in it: no new target, no copy too many."""
+    (held,) = catalog.add([Maker(real=False).make().new])
+    happened: list[str] = []
+
+    def meanwhile(statement: str) -> None:
+        if "FROM stream_target" in statement and not happened:
+            happened.append(statement)
+            catalog.add_copies([Copy(held.id, "home", 1, "x")])
+
+    catalog._reader.set_trace_callback(meanwhile)
+    (totals,) = catalog.streams()
+    assert happened
+    assert (totals.segments, totals.targets) == (1, {})
+    catalog._reader.set_trace_callback(None)
+    (totals,) = catalog.streams()
+    assert totals.targets["home"].segments == 1

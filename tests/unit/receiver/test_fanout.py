@@ -170,6 +170,15 @@ async def test_what_failed_is_tried_again_after_its_pause(archive: Archive, trou
         await wait_until_async(lambda: archive.copied("nas") == 3)
 
 
+async def test_a_segment_that_keeps_failing_is_tried_ever_less(archive: Archive) -> None:
+    """The pauses between tries of a segment double, as those of a whole target do."""
+    (held,) = archive.commit()
+    (archive.root / "home" / str(held.path)).write_bytes(b"bad")
+    async with running(archive, pace=Pace(rescan=3600, absent=3600)) as fanout:
+        await wait_until_async(lambda: fanout.views()[0].failed == 2, what="a second try after a second")
+        assert fanout.views()[0].retry_in > 1.5
+
+
 async def test_an_unforeseen_error_stays_in_its_lane(archive: Archive) -> None:
     """An exception nobody foresaw at one target is waited out; the others and the service go on."""
     odd = Mischief(archive.others[0])

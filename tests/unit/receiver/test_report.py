@@ -113,7 +113,7 @@ async def test_silence_is_a_fault(archive: Archive, clock: ManualClock) -> None:
     archive.take(Maker(stream="hometape/events", epoch="00000000000000bb", real=False).many(1))
     await drain(archive)
     clock.advance(600)
-    found = report(archive)
+    found = report(archive, live_age=300)
     assert found.exit_code == 1
     assert "nothing newer than 11 min has come of box/demo/ticks" in reasons(found)
     assert "hometape/events" not in reasons(found)

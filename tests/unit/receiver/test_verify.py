@@ -278,3 +278,14 @@ def test_a_replaced_segment_breaks_the_chain(bare: Path, tmp_path: Path) -> None
     assert result.exit_code == 2
     assert [file for file, _ in result.bad] == [str(path), str(segments(bare)[2])]
     assert all("chain is broken" in why for _, why in result.bad)
+
+
+def test_a_bare_folder_without_sums_is_still_checked(bare: Path) -> None:
+    """The digest in the name alone finds a flipped bit; every segment without a line is noted."""
+    victim = segments(bare)[2]
+    (victim.parent / "SHA256SUMS").unlink()
+    assert len(VerifyFolder(bare).run().notes) == 4
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    result = VerifyFolder(bare, rows=False).run()
+    assert [(file, "have digest" in why) for file, why in result.bad] == [(str(victim), True)]
