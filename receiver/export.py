@@ -28,7 +28,7 @@ from receiver.export_tables import CsvSink, ParquetSink, RowSink, fitted, table_
 from receiver.model import ExportForm, Held
 from receiver.shelf import Shelf, shelf_from_folder, shelf_of
 from tape.digest import new_xxh3
-from tape.durable import DISK, Disk, named
+from tape.durable import DISK, Disk, named, when_free
 from tape.errors import AlreadyThere, DiskError, ExportError, NotFound, UsageError
 from tape.layout import Layout
 
@@ -313,7 +313,7 @@ class Export:
                 return
             disk.sync_path(temp)
             with named(final, "replacing"):
-                temp.replace(final)
+                when_free(lambda: temp.replace(final))
             disk.sync_dir(final.parent)
         except BaseException:
             with contextlib.suppress(DiskError):  # the first error is the one to tell

@@ -7,6 +7,7 @@ and making links there takes a privilege.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import stat
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tape.durable import TEMP_PREFIX, Disk, named
+from tape.durable import TEMP_PREFIX, Disk, named, when_free
 from tape.errors import DiskError
 
 _RELATIVE = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
@@ -140,7 +141,8 @@ class ForeignFolder:
                     disk.write_all(file, data)
                 target, _ = place.at(name)
                 moving = {"src_dir_fd": place.number, "dst_dir_fd": place.number} if options else {}
-                os.replace(source, target, **moving)  # noqa: PTH105 - pathlib can't rename within an open folder
+                # pathlib can't rename within an open folder
+                when_free(functools.partial(os.replace, source, target, **moving))
             except (OSError, DiskError):
                 with contextlib.suppress(OSError):
                     os.unlink(source, **options)

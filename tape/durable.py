@@ -130,7 +130,7 @@ class Disk:
         """
         with named(final, "naming"):
             if WINDOWS:
-                _when_free(lambda: temp.rename(final))  # refuses an existing name there
+                when_free(lambda: temp.rename(final))  # refuses an existing name there
                 return
             try:
                 os.link(temp, final, follow_symlinks=False)
@@ -168,7 +168,7 @@ class Disk:
         temp = self._write_temp(final.parent, data)
         try:
             with named(final, "replacing"):
-                _when_free(lambda: temp.replace(final))
+                when_free(lambda: temp.replace(final))
         except DiskError:
             self.remove(temp)
             raise
@@ -220,7 +220,7 @@ class Disk:
         return temp
 
 
-def _when_free(rename: Callable[[], object]) -> None:
+def when_free(rename: Callable[[], object]) -> None:
     """Rename; on Windows, where an open file can't be, again for a second while another program holds it."""
     for _ in range(_IN_USE_TRIES):
         try:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.wine import WindowsPython
 
-pytestmark = [pytest.mark.wine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.wine, pytest.mark.xdist_group("wine"), pytest.mark.timeout(600)]
 
 # Unit tests that must hold on Windows as they are: what pytest is given, and how many pass at least. Left out is what
 # no system can change (how text becomes columns) or what only takes long.

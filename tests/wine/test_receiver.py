@@ -10,7 +10,7 @@ from tests.support import Finished, Program, read_tree
 from tests.support.road import Road
 from tests.support.wine import WindowsPython
 
-pytestmark = [pytest.mark.wine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.wine, pytest.mark.xdist_group("wine"), pytest.mark.timeout(600)]
 
 
 class HalfWindowsRoad(Road):
