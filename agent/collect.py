@@ -29,6 +29,7 @@ from tape.log import get_logger
 STUCK_RETRY = 60.0  # seconds until an origin that can't be sealed is tried again
 IDLE_LANES = 512  # lanes without text that stay in memory
 EVENTS_AT_ONCE = 1000
+LOOK = 1.0  # seconds between two looks at space and clock
 
 log = get_logger(__name__)
 
@@ -104,7 +105,7 @@ class Collector:
             self._check()
             now = self._clock.monotonic()
             if now >= next_look:
-                next_look = now + 1.0
+                next_look = now + LOOK
                 await self._look_at_space(now)
                 if (step := self._steps.seen()) is not None:
                     self._note(EventKind.CLOCK, "", {"step_ms": step})

@@ -22,6 +22,11 @@ LINE = b"2024-08-09,12:00:00.123,1234.50,7\n"
 DAY = 86_400_000_000_000
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.collect.LOOK", 0.05)
+
+
 async def test_age_seals_whole_lines_only(tmp_path: Path) -> None:
     """After max_age the whole lines are a segment; the unfinished line waits and goes on where it stopped."""
     one = origin()

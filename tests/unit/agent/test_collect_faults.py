@@ -25,6 +25,11 @@ ROWS = b"".join(b"%d,%d.%02d,%d\n" % (n, n % 977, n % 100, n * 7919 % 10007) for
 SOME = ROWS[: ROWS.index(b"\n", 5000) + 1]
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.collect.LOOK", 0.05)
+
+
 class Faulty(Disk):
     """A disk that asks before every operation on a segment; what the answer raises happens."""
 
