@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from tape.clock import Clock
-from tape.errors import HometapeError, LinkError, NotFound, Refused, Resend
+from tape.errors import HometapeError, LinkError, NotFound, Refused, Resend, Unsupported
 
 T = TypeVar("T")
 Parser = Callable[[int, memoryview], T]
@@ -34,10 +34,6 @@ _FSYNC, _LIMITS = b"fsync@openssh.com", b"limits@openssh.com"
 _HEAD = struct.Struct(">IBI")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
-
-
-class Unsupported(Resend):
-    """The server does not know this kind of request."""
 
 
 class Requests(asyncssh.SSHClientSession[bytes]):

@@ -17,12 +17,12 @@ import asyncssh
 
 from agent import requests
 from agent.body import Body, Reader
-from agent.requests import Requests, Unsupported
+from agent.requests import Requests
 from agent.settings import ReceiverSettings
 from agent.throttle import Share, Throttle
 from tape import sshtune
 from tape.clock import Clock
-from tape.errors import NotFound, Refused, Resend
+from tape.errors import NotFound, Refused, Resend, Unsupported
 
 PART = ".part"
 SESSIONS_OURS = 4
@@ -75,9 +75,8 @@ class Connection:
         count = SESSIONS_OURS if self.ours else SESSIONS_PLAIN
         began = self._clock.monotonic()
         clients = [Requests(self._clock, self._reason) for _ in range(count)]
-        await clients[0].begin(self._conn)
-        self._throttle.took((self._clock.monotonic() - began) / 4)
-        await asyncio.gather(*(client.begin(self._conn) for client in clients[1:]))
+        await asyncio.gather(*(client.begin(self._conn) for client in clients))
+        self._throttle.took((self._clock.monotonic() - began) / 4)  # as many round trips as a session takes
         self._sessions = [_Session(client) for client in clients]
         largest = sshtune.WRITE if self.ours else sshtune.WRITE_PLAIN
         self._write_size = min(largest, clients[0].max_write)

@@ -173,6 +173,12 @@ class Resend(HometapeError):
     retryable = True
 
 
+class Unsupported(Resend):
+    """The other side does not know this kind of request."""
+
+    code = "unsupported"
+
+
 class TargetError(HometapeError):
     """A target can't do what was asked."""
 

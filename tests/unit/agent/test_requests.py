@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agent import requests
-from agent.requests import Requests, Unsupported
+from agent.requests import Requests
 from tape.clock import SYSTEM
-from tape.errors import HometapeError, LinkError, NotFound, Refused, Resend
+from tape.errors import HometapeError, LinkError, NotFound, Refused, Resend, Unsupported
 from tests.support import wait_until_async
 from tests.unit.agent.scripted import VERSION, Answer, connected, packet, status, text
 
