@@ -1,19 +1,22 @@
 """The agent's end of the wire in a process of its own: sends what an outbox holds, then says how it went.
 
-Arguments: state folder, `ReceiverSettings` as JSON, private key file. Prints one JSON object: `seconds` from the
-start of the push until home holds everything, CPU seconds, resident memory before and at most, MB.
+Arguments: state folder, `ReceiverSettings` as JSON, private key file. Prints one JSON object: `connect`, seconds until
+all connections are up; `seconds`, from then until home holds everything; CPU seconds, resident memory before and
+at most, MB. Nothing is sent before all connections are up: an agent keeps them for days.
 """
 
 import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import uvloop
 
+from agent.model import Spooled
 from agent.outbox import Outbox
 from agent.push import Push
 from agent.settings import ReceiverSettings
@@ -23,15 +26,42 @@ from tape.clock import SYSTEM
 LIMIT = 600.0
 
 
+class Held(Outbox):
+    """An outbox that shows nothing to the push while `closed`."""
+
+    closed = True
+
+    def unsent(self, limit: int, *, excluding: Collection[int] = ()) -> list[Spooled]:
+        """Nothing, or what there is."""
+        return [] if self.closed else super().unsent(limit, excluding=excluding)
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Keep it, to open the outbox at the right moment."""
+        super().subscribe(wake)
+        self.wake = wake
+
+    def show(self) -> None:
+        """From here on the segments are seen."""
+        self.closed = False
+        self.wake()
+
+
 async def deliver(state: Path, settings: ReceiverSettings, key: Path) -> dict[str, Any]:
     """Send everything; the figures. Raises SystemExit if it does not end."""
-    outbox = Outbox.open(state, "server1", clock=SYSTEM)
+    outbox = Held.open(state, "server1", clock=SYSTEM)
+    assert isinstance(outbox, Held)
     count, size = outbox.waiting()
     me = psutil.Process()
     before = peak = me.memory_info().rss
     push = Push(outbox, settings, agent="server1", key=key, receipt_key=None, clock=SYSTEM)
-    cpu, began = time.process_time(), time.monotonic()
+    started = time.monotonic()
     running = asyncio.ensure_future(push.run())
+    while push.progress.connections < settings.connections:
+        await asyncio.sleep(0.002)
+        if time.monotonic() - started > LIMIT:
+            raise SystemExit(f"no connection after {LIMIT} s: {push.progress}")
+    cpu, began = time.process_time(), time.monotonic()
+    outbox.show()
     looked = began
     while push.progress.held < count:
         if running.done():
@@ -50,6 +80,7 @@ async def deliver(state: Path, settings: ReceiverSettings, key: Path) -> dict[st
     await asyncio.wait([running])
     outbox.close()
     return {
+        "connect": began - started,
         "seconds": seconds,
         "cpu": used,
         "bytes": size,
