@@ -56,7 +56,7 @@ _SIGNATURE = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 @functools.cache
@@ -121,9 +121,14 @@ def tune_allocator() -> bool:
     if mallopt is None:
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    wanted = ((_M_MMAP_THRESHOLD, 32 * MIB), (_M_TRIM_THRESHOLD, 512 * MIB), (_M_TOP_PAD, 32 * MIB))
+    wanted = (
+        (_M_MMAP_THRESHOLD, 32 * MIB),
+        (_M_TRIM_THRESHOLD, 512 * MIB),
+        (_M_TOP_PAD, 32 * MIB),
+        (_M_ARENA_MAX, 1),  # threads share what is kept: each arena of its own would keep as much again
+    )
     taken = [mallopt(option, value) for option, value in wanted]  # all of them, whatever one answers
-    return taken == [1, 1, 1]
+    return taken == [1] * len(wanted)
 
 
 def tune_socket(sock: Any, congestion: str = "") -> str:

@@ -147,6 +147,25 @@ def test_the_whole_road_with_plain_commands(tmp_path: Path) -> None:
             for sums in target.rglob("SHA256SUMS"):
                 assert run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=sums.parent).code == 0
         road.tape_receiver("verify")
+        lose_the_catalog(road)
+
+
+def lose_the_catalog(road: Road) -> None:
+    """The catalog is gone: the home archive rebuilds it, and the stream comes back from it."""
+    assert road.receiver is not None
+    assert road.agent_process is not None
+    road.agent_process.terminate()
+    road.receiver.terminate()
+    for path in (road.folder / "home" / "state").glob("catalog.db*"):
+        path.unlink()
+    assert "segments added" in road.tape_receiver("check", "--rebuild", codes=(0, 1)).err
+    again = road.folder / "again"
+    road.tape_receiver("export", "ticks/quotes", "--from", "home", "--output", str(again))
+    assert (again / "quotes-2026-11-21.csv").read_bytes()[-12:] == b"1,2.50\r\n3,4."
+    bare = road.folder / "bare"
+    road.tape_receiver("export", "ticks/quotes", "--from", str(road.targets["nas"]), "--output", str(bare))
+    assert (bare / "quotes-2026-11-21.csv").read_bytes()[-12:] == b"1,2.50\r\n3,4."
+    road.tape_receiver("verify", "--folder", str(road.targets["nas"]))
 
 
 def test_a_second_agent_process_is_refused(tmp_path: Path) -> None:
