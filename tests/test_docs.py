@@ -156,3 +156,13 @@ def test_commands_shown_exist_with_their_options() -> None:
                 assert word.split("=")[0] in taken, f"{where}: {name} {rest[0]} does not take {word}"
         seen += 1
     assert seen > 5
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    """Each test that docs/promises.md names is there under that very name."""
+    text = (PROJECT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/.]+?)(?:::(\w+))?`", text)
+    assert len(named) > 15
+    for path, name in named:
+        body = (PROJECT / path).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in body, f"{path}::{name}"
