@@ -74,6 +74,11 @@ class Reader:
         self._file: Readable | None = None
         self._at = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it still holds a file."""
+        return self._file is not None
+
     def take(self, count: int) -> bytes:
         """The next bytes; raises SegmentError if the body is shorter or longer than promised.
 

@@ -77,7 +77,7 @@ class Requests(asyncssh.SSHClientSession[bytes]):
         """Open a file; its handle."""
         return self._send(_OPEN, _text(path.encode()), _U32.pack(flags), _U32.pack(0), parser=_handle)
 
-    def write(self, handle: bytes, offset: int, data: bytes) -> "asyncio.Future[None]":
+    def write(self, handle: bytes, offset: int, data: bytes | memoryview) -> "asyncio.Future[None]":
         """Write at an offset, at most `max_write` bytes."""
         return self._send(_WRITE, _text(handle), _U64.pack(offset), _U32.pack(len(data)), data, parser=_status)
 
@@ -109,7 +109,7 @@ class Requests(asyncssh.SSHClientSession[bytes]):
         """A file's size in bytes."""
         return self._send(_STAT, _text(path.encode()), parser=_size)
 
-    def _send(self, kind: int, *fields: bytes, parser: Parser[T]) -> "asyncio.Future[T]":
+    def _send(self, kind: int, *fields: bytes | memoryview, parser: Parser[T]) -> "asyncio.Future[T]":
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_heard)
         if self._lost is not None or self._chan is None:

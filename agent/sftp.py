@@ -28,6 +28,7 @@ PART = ".part"
 SESSIONS_OURS = 4
 SESSIONS_PLAIN = 2
 _SLOWEST_SESSION = 10
+_READ_AHEAD = 2 << 20
 _CREATE = requests.WRITE | requests.CREATE | requests.EXCLUSIVE
 _REPLACE = requests.WRITE | requests.CREATE | requests.TRUNCATE
 
@@ -193,29 +194,28 @@ class Connection:
 
     async def _write(self, client: Requests, handle: bytes, body: Body, share: Share) -> "list[asyncio.Future[None]]":
         """Send a body's bytes within the budget; returns the answers still to come. Stops at one that failed."""
-        loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[None]] = []
-        reader = Reader(body)
+        ahead = _Ahead(body, self._readers)
         offset = 0
         try:
             while offset < body.size:
-                count = min(self._throttle.piece(self._write_size), body.size - offset)
-                await share.take(count)
-                try:
-                    data = await loop.run_in_executor(self._readers, reader.take, count)
-                    _raise_worst(answers)
-                except BaseException:
-                    self._throttle.give(count)
-                    raise
-                answers = [answer for answer in answers if not answer.done()]
-                answer = client.write(handle, offset, data)
-                answer.add_done_callback(self._written(count))
-                answers.append(answer)
-                offset += count
-                del data
-        except BaseException:
-            self._readers.submit(reader.close)
-            raise
+                block = memoryview(await ahead.next())
+                while block:
+                    count = min(self._throttle.piece(self._write_size), len(block))
+                    await share.take(count)
+                    try:
+                        _raise_worst(answers)
+                    except BaseException:
+                        self._throttle.give(count)
+                        raise
+                    answers = [answer for answer in answers if not answer.done()]
+                    answer = client.write(handle, offset, block[:count])
+                    answer.add_done_callback(self._written(count))
+                    answers.append(answer)
+                    offset += count
+                    block = block[count:]
+        finally:
+            ahead.close()
         return answers
 
     def _written(self, count: int) -> "Callable[[asyncio.Future[None]], None]":
@@ -272,6 +272,39 @@ class Connection:
                 ):
                     self.abort(f"nothing was answered for {min(quiet, now - moved):.0f} s")
                     return
+
+
+class _Ahead:
+    """Reads a body in worker threads, one block ahead of what is being sent."""
+
+    def __init__(self, body: Body, threads: Executor) -> None:
+        self._reader = Reader(body)
+        self._threads = threads
+        self._left = body.size
+        self._coming = self._start()
+
+    async def next(self) -> bytes:
+        """The next block; raises what reading raises."""
+        found = await self._coming
+        if self._left:
+            self._coming = self._start()
+        return found
+
+    def close(self) -> None:
+        """Nothing more is wanted: close the body once no thread is at it."""
+        self._coming.add_done_callback(self._end)
+
+    def _start(self) -> "asyncio.Future[bytes]":
+        count = min(_READ_AHEAD, self._left)
+        self._left -= count
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._reader.take, count)
+
+    def _end(self, last: "asyncio.Future[bytes]") -> None:
+        if not last.cancelled():
+            last.exception()
+        if self._reader.is_open:
+            with contextlib.suppress(RuntimeError):  # the threads have ended: so has the process, or soon
+                self._threads.submit(self._reader.close)
 
 
 def _raise_worst(answers: "Sequence[asyncio.Future[None]]") -> None:
