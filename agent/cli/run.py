@@ -24,11 +24,14 @@ def run(
     ] = False,
 ) -> None:
     """Read, seal and send until stopped."""
+    import pyarrow as pa
+
     from agent.service import Service
     from tape import sshtune
 
     settings = settings_from(config)
     configure(level=settings.log_level)
     sshtune.tune_allocator()
+    pa.set_memory_pool(pa.system_memory_pool())  # one allocator: Arrow's own would keep as much memory again
     service = Service(settings, clock=SYSTEM, notifier=Notifier(), drain=drain or seal_only, send=not seal_only)
     run_loop(until_stopped(service.run, notifier=service.notifier, clock=SYSTEM, alive=service.alive), uvloop=True)
