@@ -6,6 +6,7 @@ digests and prints the 3-2-1 table. Ends with 0 only if every byte came back fro
 """
 
 import argparse
+import gzip
 import hashlib
 import random
 import shutil
@@ -13,10 +14,12 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import zstandard
 from rich.console import Console
 
 from tests.support.proxy import Proxy
@@ -42,9 +45,26 @@ def lifelike(seed: int, rows: int) -> Iterator[bytes]:
         yield f"{now},BTCUSDT,{left},{ask // 100}.{ask % 100:02d},{ask_size / 1000:.3f}\n".encode("ascii")
 
 
+def lines_of(source: Path) -> Iterator[bytes]:
+    """The lines of the user's file; a compressed one as a recorder would have written it."""
+    if source.suffix == ".zip":
+        with zipfile.ZipFile(source) as folder:
+            for name in folder.namelist():
+                yield from folder.open(name)
+    elif source.suffix == ".gz":
+        with gzip.open(source) as packed:
+            yield from packed
+    elif source.suffix == ".zst":
+        with zstandard.open(source, "rb") as packed:
+            yield from packed
+    else:
+        with source.open("rb") as plain:
+            yield from plain
+
+
 def feed(ticks: Path, source: Path | None) -> None:
     """Write the file: market pace first, then everything left in a burst."""
-    lines = lifelike(7, BURST_ROWS + round(PACE_SECONDS * PACE_RATE)) if source is None else iter(source.open("rb"))
+    lines = lifelike(7, BURST_ROWS + round(PACE_SECONDS * PACE_RATE)) if source is None else lines_of(source)
     started = time.monotonic()
     with ticks.open("ab", buffering=0) as file:
         for written, line in enumerate(lines, 1):
@@ -122,6 +142,12 @@ def prove(road: Road, ticks: Path) -> bool:
     return good
 
 
+def _name(source: Path | None) -> str:
+    if source is None:
+        return "btcusdt-quotes.csv"
+    return source.stem if source.suffix in (".zip", ".gz", ".zst") else source.name
+
+
 def main() -> int:
     """Run the demo; 0 if every byte came back."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,7 +164,7 @@ def main() -> int:
             road.start_receiver()
             road.start_agent()
             console.print("agent and receiver run; a bot writes its file, and the link will be cut once\n")
-            ticks = road.ticks / (given.input.name if given.input else "btcusdt-quotes.csv")
+            ticks = road.ticks / _name(given.input)
             watch(road, link, ticks, given.input)
             good = prove(road, ticks)
             console.print()
