@@ -63,6 +63,7 @@ class Connection:
         self._base = settings.path.rstrip("/")
         self._stall = settings.stall_timeout
         self._throttle = throttle
+        self._lane = throttle.lane()
         self._clock = clock
         self._readers = readers
         self._sessions: list[_Session] = []
@@ -86,6 +87,7 @@ class Connection:
     async def wait_closed(self) -> str:
         """Wait for the connection's end; returns why it ended."""
         await self._conn.wait_closed()
+        self._lane.close()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -95,6 +97,7 @@ class Connection:
         """Cut it; everything under way ends with LinkError."""
         self._why = self._why or why
         self._conn.abort()
+        self._lane.close()
 
     async def close(self) -> None:
         """Say goodbye and wait for the end, a second at the most."""
@@ -201,12 +204,12 @@ class Connection:
             while offset < body.size:
                 block = memoryview(await ahead.next())
                 while block:
-                    count = min(self._throttle.piece(self._write_size), len(block))
-                    await share.take(count)
+                    count = min(self._lane.piece(self._write_size), len(block))
+                    await share.take(count, self._lane)
                     try:
                         _raise_worst(answers)
                     except BaseException:
-                        self._throttle.give(count)
+                        self._lane.give(count)
                         raise
                     answers = [answer for answer in answers if not answer.done()]
                     answer = client.write(handle, offset, block[:count])
@@ -224,7 +227,7 @@ class Connection:
         def done(answer: "asyncio.Future[None]") -> None:
             answered = not answer.cancelled() and answer.exception() is None
             self.answered += count if answered else 0
-            self._throttle.give(count, answered=answered)
+            self._lane.give(count, answered=answered)
 
         return done
 

@@ -1,8 +1,8 @@
-"""How much may be under way: one budget of bytes over all connections, the size of a write, a rate limit.
+"""How much may be under way: a budget of bytes for each connection and over all, the size of a write, a rate limit.
 
 A link is full when round trip times rate is under way; more only fills queues: memory here, waiting for
-everything that comes behind. So the budget follows the rate that is measured, up to the configured limit, and a slow
-link is given small writes, so that each is answered long before it counts as stalled.
+everything that comes behind. So each connection's budget follows the rate that is measured on it, and all together keep
+the configured limit. A slow link is given small writes, so that each is answered long before it counts as stalled.
 """
 
 import asyncio
@@ -13,8 +13,7 @@ from tape.clock import Clock
 
 KIB = 1 << 10
 MIB = 1 << 20
-START = MIB
-FLOOR = 512 * KIB
+START = 256 * KIB
 SMALLEST_PIECE = 32 * KIB
 _WINDOW = 0.1
 _QUEUE_SECONDS = 0.25
@@ -43,49 +42,119 @@ class Throttle:
         """Bytes under way."""
         self.backlog = 0
         """Bytes of uploads that were started, not yet taken."""
-        self.rate = 0.0
-        """Bytes a second that were answered lately; falls when nothing is sent."""
         self.round_trip = 0.0
         """Shortest time a request took, seconds; 0.0 while unknown."""
+        self.lanes: list[Lane] = []
         self.changed = changed
-        self._clock = clock
+        self.clock = clock
         self._bandwidth = bandwidth
         self._largest = largest
         self._cap = largest
         self._answered_at_cap = 0
-        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
-        self._turns = 0
         self._shares = 0
         self._free_at = 0.0
-        self._capacity = 0.0
-        self._window_start = clock.monotonic()
-        self._window_bytes = 0
-        self._window_full = False
 
     @property
-    def allowed(self) -> int:
-        """Bytes that may be under way now."""
-        wanted = self._capacity * (2 * self.round_trip + _QUEUE_SECONDS) + FLOOR
-        return min(self.limit, max(int(wanted), START))
+    def rate(self) -> float:
+        """Bytes a second that were answered lately; falls when nothing is sent."""
+        return sum(lane.rate for lane in self.lanes)
 
     @property
     def satisfied(self) -> bool:
         """Whether the uploads that were started are enough to keep the link full: no more at a time than that,
         so that the oldest are whole at home as soon as can be.
         """
-        return self.used + self.backlog >= self.allowed
+        return self.used + self.backlog >= min(self.limit, sum(lane.allowed for lane in self.lanes))
+
+    def lane(self) -> "Lane":
+        """The part of a new connection; close it with the connection."""
+        made = Lane(self)
+        self.lanes.append(made)
+        return made
 
     def announce(self, size: int) -> "Share":
         """An upload of this size begins; its bytes count as backlog until they are taken. Older ones go first."""
         self._shares += 1
         return Share(self, size, self._shares)
 
+    @property
+    def largest(self) -> int:
+        """The largest write that suits the link now."""
+        size = min(self._cap, self.limit)
+        return min(size, max(self._bandwidth // 4, SMALLEST_PIECE)) if self._bandwidth else size
+
+    def took(self, seconds: float) -> None:
+        """A short request was answered after this long."""
+        self.round_trip = min(self.round_trip or seconds, seconds)
+
+    def lost(self, answered: int) -> None:
+        """A connection broke after `answered` bytes: if these were few, the writes were too large for the link."""
+        if answered < 4 * self._cap:
+            self._cap = max(self._cap // 4, min(SMALLEST_PIECE, self._largest))
+            self._answered_at_cap = 0
+
+    def tick(self) -> None:
+        """Let the rates fall while nothing is answered; call about once a second."""
+        for lane in self.lanes:
+            lane.measure(0)
+
+    def fits(self, count: int) -> bool:
+        """Whether so many more bytes keep the limit; an empty line takes any."""
+        return self.used == 0 or self.used + count <= self.limit
+
+    def answered(self, count: int) -> None:
+        """The server has so many bytes more: writes may grow again."""
+        self._answered_at_cap += count
+        if self._cap < self._largest and self._answered_at_cap > _GROW_AFTER * self._cap:
+            self._cap = min(self._cap * 2, self._largest)
+            self._answered_at_cap = 0
+
+    def serve(self) -> None:
+        """Let those go whose turn it is, the oldest upload first."""
+        for lane in sorted((lane for lane in self.lanes if lane.first is not None), key=lambda lane: lane.first or 0):
+            lane.serve()
+
+    async def pace(self, count: int) -> None:
+        """Keep the rate limit."""
+        if not self._bandwidth:
+            return
+        now = self.clock.monotonic()
+        begin = max(self._free_at, now)
+        self._free_at = begin + count / self._bandwidth
+        if begin > now:
+            await self.clock.sleep(begin - now)
+
+
+class Lane:
+    """One connection's part: its own budget, measured on it."""
+
+    def __init__(self, throttle: Throttle) -> None:
+        self.used = 0
+        """Bytes under way on it."""
+        self.rate = 0.0
+        """Bytes a second that were answered on it lately."""
+        self._throttle = throttle
+        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        self._turns = 0
+        self._capacity = 0.0
+        self._window_start = throttle.clock.monotonic()
+        self._window_bytes = 0
+        self._window_full = False
+        self._closed = False
+
+    @property
+    def allowed(self) -> int:
+        """Bytes that may be under way on it now."""
+        return int(self._capacity * (2 * self._throttle.round_trip + _QUEUE_SECONDS)) + START
+
+    @property
+    def first(self) -> int | None:
+        """The lowest rank that waits; None if nobody does."""
+        return self._waiting[0][0] if self._waiting else None
+
     def piece(self, largest: int) -> int:
-        """The size of the next write, at most `largest`."""
-        size = min(largest, self._cap, self.limit)
-        if self._bandwidth:
-            size = min(size, max(self._bandwidth // 4, SMALLEST_PIECE))
-        return max(size, 1)
+        """The size of the next write, at most `largest`: two at least fit the budget."""
+        return max(min(largest, self._throttle.largest, max(self.allowed // 2, SMALLEST_PIECE)), 1)
 
     async def take(self, count: int, rank: int = 0) -> None:
         """Wait until `count` more bytes may go out, lower ranks first, then first come first served.
@@ -104,46 +173,44 @@ class Throttle:
                     self.give(count)
                 raise
         else:
-            self.used += count
-        if self._bandwidth:
-            await self._pace(count)
+            self._add(count)
+        try:
+            await self._throttle.pace(count)
+        except asyncio.CancelledError:
+            self.give(count)
+            raise
 
     def give(self, count: int, *, answered: bool = False) -> None:
         """Bytes are not under way any more; `answered`: because the server has them."""
-        self.used -= count
+        whole = not self._throttle.fits(SMALLEST_PIECE)
+        self._add(-count)
         if answered:
-            self._measure(count)
-            self._answered_at_cap += count
-            if self._cap < self._largest and self._answered_at_cap > _GROW_AFTER * self._cap:
-                self._cap = min(self._cap * 2, self._largest)
-                self._answered_at_cap = 0
-        while self._waiting and (self._waiting[0][3].done() or self._fits(self._waiting[0][2])):
+            self.measure(count)
+            self._throttle.answered(count)
+        if whole or self._throttle.used == 0:
+            self._throttle.serve()  # others may have waited for the limit over all
+        else:
+            self.serve()
+
+    def serve(self) -> None:
+        """Let those go that fit."""
+        while self._waiting and (self._waiting[0][3].done() or self._closed or self._fits(self._waiting[0][2])):
             _, _, size, turn = heapq.heappop(self._waiting)
             if not turn.done():
-                self.used += size
+                self._add(size)
                 turn.set_result(None)
 
-    def took(self, seconds: float) -> None:
-        """A short request was answered after this long."""
-        self.round_trip = min(self.round_trip or seconds, seconds)
+    def close(self) -> None:
+        """The connection is gone: nobody waits here any more, they find out when they write."""
+        self._closed = True
+        self.serve()
+        if self in self._throttle.lanes:
+            self._throttle.lanes.remove(self)
 
-    def lost(self, answered: int) -> None:
-        """A connection broke after `answered` bytes: if these were few, the writes were too large for the link."""
-        if answered < 4 * self._cap:
-            self._cap = max(self._cap // 4, min(SMALLEST_PIECE, self._largest))
-            self._answered_at_cap = 0
-        self._capacity /= 2
-
-    def tick(self) -> None:
-        """Let the rate fall while nothing is answered; call about once a second."""
-        self._measure(0)
-
-    def _fits(self, count: int) -> bool:
-        return self.used == 0 or self.used + count <= self.allowed
-
-    def _measure(self, count: int) -> None:
+    def measure(self, count: int) -> None:
+        """Note answered bytes."""
         self._window_bytes += count
-        now = self._clock.monotonic()
+        now = self._throttle.clock.monotonic()
         passed = now - self._window_start
         if passed < _WINDOW:
             return
@@ -158,15 +225,12 @@ class Throttle:
         self._window_start, self._window_bytes = now, 0
         self._window_full = bool(self._waiting)
 
-    async def _pace(self, count: int) -> None:
-        now = self._clock.monotonic()
-        self._free_at = max(self._free_at, now) + count / self._bandwidth
-        if (wait := self._free_at - count / self._bandwidth - now) > 0:
-            try:
-                await self._clock.sleep(wait)
-            except asyncio.CancelledError:
-                self.give(count)
-                raise
+    def _fits(self, count: int) -> bool:
+        return self._throttle.fits(count) and (self.used == 0 or self.used + count <= self.allowed)
+
+    def _add(self, count: int) -> None:
+        self.used += count
+        self._throttle.used += count
 
 
 class Share:
@@ -178,9 +242,9 @@ class Share:
         self._left = size
         throttle.backlog += size
 
-    async def take(self, count: int) -> None:
-        """`Throttle.take`, and that much less is left to write."""
-        await self._throttle.take(count, self._rank)
+    async def take(self, count: int, lane: Lane) -> None:
+        """`Lane.take`, and that much less is left to write."""
+        await lane.take(count, self._rank)
         self._less(min(count, self._left))
 
     def close(self) -> None:
