@@ -22,7 +22,10 @@ PATIENCE = 60.0
 
 
 class Fanout:
-    """Runs the lanes. `changed` is called (on the loop) with the (agent, stream) whose copies changed."""
+    """Runs the lanes. `changed` is called (on the loop) with the (agent, stream) whose copies changed.
+
+    `busy` says that a burst of uploads arrives: lanes then wait up to `pace.give_way` before each look.
+    """
 
     def __init__(
         self,
@@ -32,11 +35,12 @@ class Fanout:
         clock: Clock,
         changed: Callable[[Collection[tuple[str, str]]], None] | None = None,
         pace: Pace | None = None,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self.copier = Copier(catalog, targets, clock=clock, readable=self.readable)
-        setup = Setup(catalog, self.copier, clock, changed or _nobody, pace or Pace())
+        setup = Setup(catalog, self.copier, clock, changed or _nobody, pace or Pace(), busy)
         self._lanes = [Lane(target, setup) for target in targets]
 
     async def run(self) -> None:

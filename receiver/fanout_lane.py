@@ -26,13 +26,14 @@ class Pace:
     """How often lanes look up by themselves, in seconds, and the longest pause after failures.
 
     rescan: everything again, from the beginning; absent: whether an absent target is back; grace: for
-    what is under way when the service stops.
+    what is under way when the service stops; give_way: to a burst of uploads, at the most.
     """
 
     rescan: float = 30.0
     absent: float = 5.0
     longest: float = 300.0
     grace: float = 10.0
+    give_way: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Setup:
     clock: Clock
     changed: Callable[[Collection[tuple[str, str]]], None]
     pace: Pace
+    busy: Callable[[], bool] = lambda: False
 
 
 @dataclass(slots=True)
@@ -205,6 +207,7 @@ class Lane:
         running: set[asyncio.Task[Work]] = set()
         try:
             while not self._halted():
+                await self._give_way()
                 page = await self._page(1 if self._faults else limits.batch_files * width)
                 if not page:
                     break
@@ -220,6 +223,12 @@ class Lane:
         finally:
             await self._settle(running)
         self._after_sweep(whole=whole)
+
+    async def _give_way(self) -> None:
+        """While a burst of uploads arrives, wait a little: it is what the server waits for."""
+        until = self._clock.monotonic() + self._setup.pace.give_way
+        while self._setup.busy() and self._clock.monotonic() < until:
+            await self._clock.sleep(0.05)
 
     def _halted(self) -> bool:
         return self._fault_until is not None

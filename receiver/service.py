@@ -70,9 +70,15 @@ class Service:
 
     async def _serve(self, catalog: Catalog, ingest: Ingest, stop: Stop) -> None:
         targets = open_targets(self._settings, disk=self._disk)
-        fanout = Fanout(catalog, targets, clock=self._clock, changed=self._copies_changed)
-        catalog.subscribe(fanout.wake)
         ingress = self._ingress(catalog, ingest) if self._settings.listen.enabled else None
+        fanout = Fanout(
+            catalog,
+            targets,
+            clock=self._clock,
+            changed=self._copies_changed,
+            busy=lambda: ingress is not None and ingress.traffic.busy(),
+        )
+        catalog.subscribe(fanout.wake)
         if ingress is not None:
             await ingress.start()
         boxes = [self._box(entry, catalog, ingest) for entry in self._settings.agent if entry.dropbox]

@@ -51,11 +51,12 @@ def make_private(inbox: Path, disk: Disk) -> None:
 
 
 class Inbox:
-    """The folder of arrivals and the threads that write them."""
+    """The folder of arrivals and the threads that write them. `arrived` is told of bytes as they leave the queue."""
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    def __init__(self, folder: Path, disk: Disk, arrived: Callable[[int], None] = lambda _count: None) -> None:
         self.folder = folder
         self.disk = disk
+        self._arrived = arrived
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="inbox")
 
     def open(self) -> int:
@@ -69,7 +70,12 @@ class Inbox:
 
     def arrive(self, written: Callable[[int], None]) -> "Arrival":
         """A new arrival; `written` is told on the event loop how many bytes have left the queue."""
-        return Arrival(private_path(self.folder), self.disk, self._threads, written)
+
+        def note(count: int) -> None:
+            self._arrived(count)
+            written(count)
+
+        return Arrival(private_path(self.folder), self.disk, self._threads, note)
 
 
 class Arrival:

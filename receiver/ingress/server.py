@@ -15,6 +15,7 @@ from receiver.ingress.session import Session, make_channel
 from receiver.ingress.view import Serving
 from receiver.model import Committer
 from receiver.settings import AgentEntry, ReceiverSettings
+from receiver.traffic import Traffic
 from tape import __version__, sshtune
 from tape.clock import SYSTEM, Clock
 from tape.durable import DISK, Disk
@@ -49,7 +50,8 @@ class Ingress:
     ) -> None:
         self._settings = settings.listen
         self._clock = clock
-        self._inbox = Inbox(settings.state / "inbox", disk)
+        self.traffic = Traffic(clock)
+        self._inbox = Inbox(settings.state / "inbox", disk, self.traffic.add)
         self._agents = {entry.name: _Agent(entry, self._inbox, committer, clock, stored) for entry in settings.agent}
         self._options = _options(settings, host_key)
         self._sockets: list[socket.socket] = []

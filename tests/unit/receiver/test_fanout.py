@@ -10,7 +10,7 @@ import pytest
 
 from receiver.fanout import Fanout, Pace
 from receiver.targets.contract import Condition, Limits, Target
-from tape.clock import SYSTEM
+from tape.clock import SYSTEM, ManualClock
 from tape.errors import DiskError, DiskFull, StoreError
 from tests.support.archive import Archive, Mischief
 from tests.support.waiting import wait_until_async
@@ -308,3 +308,14 @@ async def test_dropped_copies_are_made_anew_at_once_when_told(archive: Archive) 
         fanout.rescan()
         await wait_until_async(lambda: archive.copied("nas") == 3)
     archive.assert_complete("nas")
+
+
+async def test_lanes_give_way_to_a_burst_but_not_for_ever(archive: Archive) -> None:
+    """While a burst arrives nothing is copied; after `give_way` seconds the copies are made all the same."""
+    clock = ManualClock()
+    archive.commit(1)
+    began = clock.monotonic()
+    fanout = Fanout(archive.catalog, archive.targets, clock=clock, busy=lambda: True, pace=Pace(give_way=5.0))
+    await fanout.drain()
+    assert clock.monotonic() - began >= 5.0
+    assert {copy.target for copy in archive.catalog.copies(1)} == {target.id for target in archive.targets}
