@@ -6,10 +6,10 @@ can mend it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.login import connect
 from agent.settings import ReceiverSettings
@@ -26,6 +26,7 @@ log = get_logger(__name__)
 AUTH_PAUSE = 60.0
 SETTLED = 10.0
 _READERS = 2
+_CANCEL_AGAIN = 0.5
 
 
 class Lines:
@@ -56,7 +57,7 @@ class Lines:
 
     def best(self) -> Connection | None:
         """The connection with the least to do; None while there is none."""
-        return min(self.up, key=lambda line: line.uploads, default=None)
+        return min(self.up, key=lambda line: (line.lane.writing, line.uploads), default=None)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run something that reads the spool where the spool is read."""
@@ -70,9 +71,7 @@ class Lines:
                 await self._clock.sleep(1)
                 self.throttle.tick()
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
+            await end_all(keepers)
             await asyncio.gather(*(line.close() for line in list(self.up)), return_exceptions=True)
             self.up.clear()
             self._readers.shutdown(wait=False, cancel_futures=True)
@@ -131,3 +130,17 @@ class Lines:
         self.error, self.error_ns = error, self._clock.now_ns()
         say = log.error if isinstance(error, (AuthError, ConfigError)) else log.warning
         say("no connection", error=str(error), hint=error.hint, again_in_s=round(wait, 2))
+
+
+async def end_all(tasks: "Sequence[asyncio.Task[Any]]") -> None:
+    """Cancel tasks until all have ended: before Python 3.12 `asyncio.wait_for`, which the SSH library waits with,
+    loses a cancel that comes at the moment of success.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent.body import Body, SpoolFile
 from agent.jobs import Job, Queue
-from agent.lines import Lines
+from agent.lines import Lines, end_all
 from agent.model import Spooled
 from agent.settings import ReceiverSettings
 from agent.sftp import Connection
@@ -146,14 +146,24 @@ class Push:
             for task in done:
                 task.result()
         finally:
-            await _end([*work, *self._jobs])
-            await _end([record])
-            await _end([lines])
-            try:
-                if self._held:
-                    await asyncio.shield(self._call(self._outbox.mark_held, _ids(self._held)))
-            finally:
-                self._thread.shutdown(wait=False)
+            ending = asyncio.ensure_future(self._wind_up(work, record, lines))
+            while not ending.done():  # a second cancel must not leave anything running
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(ending)
+            ending.result()
+
+    async def _wind_up(
+        self, work: "list[asyncio.Task[None]]", record: "asyncio.Task[None]", lines: "asyncio.Task[None]"
+    ) -> None:
+        """End everything, uploads before connections, and write down what is held."""
+        await end_all([*work, *self._jobs])
+        await end_all([record])
+        await end_all([lines])
+        try:
+            if self._held:
+                await self._call(self._outbox.mark_held, _ids(self._held))
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Start nothing new, wait `grace` seconds for what is under way, then end."""
@@ -182,10 +192,13 @@ class Push:
             if self._lines.up and not self._stopping and self._has_room():
                 if self._queue.empty and (self._stale or self._queue.due()):
                     await self._refill()
-                job = self._queue.next()
-                if job is not None:
-                    self._begin(job)
+                line, job = self._lines.best(), self._queue.next()
+                if job is not None and line is not None:
+                    self._begin(job, line)
                     started = True
+                elif job is not None:  # the last line went while the outbox was asked
+                    self._queue.again(job)
+                    self._stale = True
             if not started:
                 await self._sleep_until_woken(self._queue.wait())
 
@@ -195,7 +208,7 @@ class Push:
             return not self._jobs and not self._queue.pausing
         if len(self._jobs) >= _JOBS_PER_CONNECTION * self._settings.connections:
             return False
-        return len(self._jobs) < len(self._lines.up) or not self._lines.throttle.satisfied
+        return not self._lines.throttle.satisfied or any(line.lane.writing == 0 for line in self._lines.up)
 
     async def _refill(self) -> None:
         self._stale = False
@@ -204,20 +217,15 @@ class Push:
         self._queue.add(found)
         self._stale = self._stale or len(found) == self._queue.LIMIT
 
-    def _begin(self, job: Job) -> None:
-        share = self._lines.throttle.announce(job.size)
-        task = asyncio.ensure_future(self._send(job, share))
+    def _begin(self, job: Job, line: Connection) -> None:
+        share = line.announce(job.size)
+        task = asyncio.ensure_future(self._send(job, line, share))
         task.add_done_callback(lambda _: share.close())
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
         task.add_done_callback(lambda _: self._wake.set())
 
-    async def _send(self, job: Job, share: Share) -> None:
-        line = self._lines.best()
-        if line is None:
-            self._queue.again(job)
-            self._stale = True
-            return
+    async def _send(self, job: Job, line: Connection, share: Share) -> None:
         try:
             await self._upload(line, job, share)
         except asyncio.CancelledError:
@@ -313,7 +321,7 @@ class Push:
             try:
                 await asyncio.gather(*tasks)
             finally:
-                await _end(tasks)
+                await end_all(tasks)
 
     async def _fetch(self, stream: str, key: Ed25519PublicKey, turns: asyncio.Semaphore) -> None:
         async with turns:
@@ -354,9 +362,3 @@ class Push:
 
 def _ids(jobs: Sequence[Job]) -> list[int]:
     return [item.id for job in jobs for item in job.items]
-
-
-async def _end(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -63,7 +63,7 @@ class Connection:
         self._base = settings.path.rstrip("/")
         self._stall = settings.stall_timeout
         self._throttle = throttle
-        self._lane = throttle.lane()
+        self.lane = throttle.lane()
         self._clock = clock
         self._readers = readers
         self._sessions: list[_Session] = []
@@ -87,7 +87,7 @@ class Connection:
     async def wait_closed(self) -> str:
         """Wait for the connection's end; returns why it ended."""
         await self._conn.wait_closed()
-        self._lane.close()
+        self.lane.close()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -97,7 +97,7 @@ class Connection:
         """Cut it; everything under way ends with LinkError."""
         self._why = self._why or why
         self._conn.abort()
-        self._lane.close()
+        self.lane.close()
 
     async def close(self) -> None:
         """Say goodbye and wait for the end, a second at the most."""
@@ -133,6 +133,10 @@ class Connection:
     def _idlest(self) -> _Session:
         return min(self._sessions, key=lambda session: session.uploads)
 
+    def announce(self, size: int) -> Share:
+        """A part of this connection's budget for an upload to come."""
+        return self._throttle.announce(size, self.lane)
+
     async def upload(self, path: str, body: Body, share: Share | None = None) -> None:
         """Deliver a body as `path`; returns once the server has said OK to its final name.
 
@@ -142,7 +146,7 @@ class Connection:
         session = self._idlest()
         session.uploads += 1
         self.uploads += 1
-        share = share or self._throttle.announce(body.size)
+        share = share or self.announce(body.size)
         try:
             if self.ours:
                 await self._deliver(session.client, path, body, share)
@@ -204,12 +208,12 @@ class Connection:
             while offset < body.size:
                 block = memoryview(await ahead.next())
                 while block:
-                    count = min(self._lane.piece(self._write_size), len(block))
-                    await share.take(count, self._lane)
+                    count = min(self.lane.piece(self._write_size), len(block))
+                    await share.take(count)
                     try:
                         _raise_worst(answers)
                     except BaseException:
-                        self._lane.give(count)
+                        self.lane.give(count)
                         raise
                     answers = [answer for answer in answers if not answer.done()]
                     answer = client.write(handle, offset, block[:count])
@@ -227,7 +231,7 @@ class Connection:
         def done(answer: "asyncio.Future[None]") -> None:
             answered = not answer.cancelled() and answer.exception() is None
             self.answered += count if answered else 0
-            self._lane.give(count, answered=answered)
+            self.lane.give(count, answered=answered)
 
         return done
 

@@ -72,10 +72,10 @@ class Throttle:
         self.lanes.append(made)
         return made
 
-    def announce(self, size: int) -> "Share":
+    def announce(self, size: int, lane: "Lane") -> "Share":
         """An upload of this size begins; its bytes count as backlog until they are taken. Older ones go first."""
         self._shares += 1
-        return Share(self, size, self._shares)
+        return Share(self, size, self._shares, lane)
 
     @property
     def largest(self) -> int:
@@ -131,6 +131,8 @@ class Lane:
     def __init__(self, throttle: Throttle) -> None:
         self.used = 0
         """Bytes under way on it."""
+        self.writing = 0
+        """Uploads on it that have not taken all their bytes."""
         self.rate = 0.0
         """Bytes a second that were answered on it lately."""
         self._throttle = throttle
@@ -236,15 +238,18 @@ class Lane:
 class Share:
     """One upload's part of the budget."""
 
-    def __init__(self, throttle: Throttle, size: int, rank: int) -> None:
+    def __init__(self, throttle: Throttle, size: int, rank: int, lane: Lane) -> None:
         self._throttle = throttle
+        self._lane = lane
         self._rank = rank
         self._left = size
+        self._writing = True
         throttle.backlog += size
+        lane.writing += 1
 
-    async def take(self, count: int, lane: Lane) -> None:
+    async def take(self, count: int) -> None:
         """`Lane.take`, and that much less is left to write."""
-        await lane.take(count, self._rank)
+        await self._lane.take(count, self._rank)
         self._less(min(count, self._left))
 
     def close(self) -> None:
@@ -254,4 +259,7 @@ class Share:
     def _less(self, count: int) -> None:
         self._left -= count
         self._throttle.backlog -= count
+        if self._left == 0 and self._writing:
+            self._writing = False
+            self._lane.writing -= 1
         self._throttle.changed()

@@ -46,7 +46,7 @@ async def test_everything_arrives_once_and_as_it_was(road: Delivery) -> None:
         for name in road.home.held("alpha", stream):
             there = road.home.path("alpha", stream, name).read_bytes()
             assert there == (road.outbox.spool / stream / str(name)).read_bytes()
-    assert push.progress.held == 48
+    await wait_until_async(lambda: push.progress.held == 48)
     assert push.progress.held_bytes == sum(t.bytes for t in road.outbox.totals())
     assert push.progress.last_ok_ns > 0
     assert push.progress.last_error == ""

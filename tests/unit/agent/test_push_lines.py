@@ -1,5 +1,6 @@
 """Delivery on bad lines, to receivers that are away, and to ones that are not the right one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import pairwise
@@ -8,6 +9,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from agent.lines import end_all
 from tape import keys
 from tape.clock import SYSTEM
 from tests.support import wait_until_async
@@ -150,3 +152,24 @@ async def test_an_empty_host_key_is_a_configuration_error(road: Delivery) -> Non
     push = road.start(host_key="")
     await wait_until_async(lambda: "never trusted" in push.progress.last_error)
     assert road.proxy.connections == 0
+
+
+async def test_a_cancel_that_gets_lost_is_repeated() -> None:
+    """A task in which a cancel vanishes, as it may while it connects, still ends when everything is to end."""
+    lost: list[bool] = []
+
+    async def deaf() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost.append(True)
+        await asyncio.Event().wait()
+
+    async def failing() -> None:
+        raise OSError("nobody waits for this")
+
+    tasks = [asyncio.ensure_future(work) for work in (deaf(), failing())]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(end_all(tasks), 10)
+    assert lost == [True]
+    assert all(task.done() for task in tasks)

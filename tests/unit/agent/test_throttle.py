@@ -165,18 +165,19 @@ async def test_uploads_announce_what_they_have_left() -> None:
     told: list[int] = []
     made = Throttle(64 * MIB, clock=ManualClock(), changed=lambda: told.append(made.backlog))
     lane = made.lane()
-    one, other = made.announce(START), made.announce(START // 4)
-    await one.take(START // 2, lane)
+    one, other = made.announce(START, lane), made.announce(START // 4, lane)
+    await one.take(START // 2)
     assert (made.backlog, made.used) == (3 * START // 4, START // 2)
-    assert [made.satisfied, lane.allowed] == [True, START]
+    assert [made.satisfied, lane.allowed, lane.writing] == [True, START, 2]
     other.close()
     other.close()
-    await one.take(START // 4, lane)
+    await one.take(START // 4)
     lane.give(START // 2)
-    assert [made.satisfied, made.backlog] == [False, START // 4]
-    await one.take(START // 2, lane)  # a bundle is a little longer than announced
+    assert [made.satisfied, made.backlog, lane.writing] == [False, START // 4, 1]
+    await one.take(START // 2)  # a bundle is a little longer than announced
+    assert lane.writing == 0
     one.close()
-    assert made.backlog == 0
+    assert [made.backlog, lane.writing] == [0, 0]
     assert told == [3 * START // 4, START // 2, START // 2, START // 4, 0, 0]
 
 
@@ -184,11 +185,11 @@ async def test_the_oldest_upload_goes_first() -> None:
     """Whoever waits for the budget, the upload that was started first is served first."""
     made, lane = one_lane(MIB)
     await lane.take(MIB)
-    shares = [made.announce(MIB) for _ in range(3)]
+    shares = [made.announce(MIB, lane) for _ in range(3)]
     order: list[int] = []
 
     async def taker(number: int) -> None:
-        await shares[number].take(MIB, lane)
+        await shares[number].take(MIB)
         order.append(number)
 
     tasks = [asyncio.ensure_future(taker(number)) for number in (2, 0, 1)]
