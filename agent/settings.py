@@ -73,7 +73,7 @@ class SealSettings(Section):
     level: int = Field(3, ge=1, le=22, description="zstd level")
     workers: int = Field(2, ge=1, le=32, description="segments encoded at the same time; 1 leaves a core to the bot")
     buffer: Size = Field(
-        32 * 2**20, description="text held in memory over all streams; above it the largest is sealed early"
+        12 * 2**20, description="text held in memory over all streams; above it the largest is sealed early"
     )
 
 
