@@ -13,7 +13,7 @@ from tape.checks import Finding
 from tape.clock import SYSTEM
 from tape.durable import DISK
 from tape.errors import ConfigError, HometapeError
-from tape.keys import AGENT_KEY, load_ssh_key, public_line
+from tape.keys import load_ssh_key, public_line
 from tape.layout import Format, detect
 from tape.receipt import load_public
 
@@ -29,14 +29,9 @@ def examine(settings: AgentSettings, *, wait_s: float, offline: bool) -> list[Fi
     return findings
 
 
-def key_path(settings: AgentSettings) -> Path:
-    """Where the agent's private key is."""
-    return settings.receiver.client_key or settings.state / AGENT_KEY
-
-
 def _keys(settings: AgentSettings) -> Iterator[Finding]:
     try:
-        yield Finding("agent key", 0, public_line(load_ssh_key(key_path(settings))))
+        yield Finding("agent key", 0, public_line(load_ssh_key(settings.key_path)))
     except ConfigError as error:
         yield Finding("agent key", 2, str(error), error.hint)
     try:
@@ -104,7 +99,7 @@ def _looks_like(path: str, said: str) -> str:
 
 def _canary(settings: AgentSettings, wait: float) -> Iterator[Finding]:
     try:
-        flight = asyncio.run(fly(settings, key_path(settings), clock=SYSTEM, wait_s=wait, said=lambda _: None))
+        flight = asyncio.run(fly(settings, settings.key_path, clock=SYSTEM, wait_s=wait, said=lambda _: None))
     except HometapeError as error:
         yield Finding("canary", 2, str(error), error.hint)
         return

@@ -13,6 +13,7 @@ from agent.throttle import Throttle
 from tape import __version__, sshtune
 from tape.clock import Clock
 from tape.errors import AuthError, ConfigError, LinkError
+from tape.keys import load_ssh_key
 
 KEEPALIVES_MISSED = 3
 
@@ -31,14 +32,6 @@ def pinned(text: str) -> list[asyncssh.SSHKey]:
     return keys
 
 
-def client_key(path: Path) -> asyncssh.SSHKey:
-    """The agent's private key; raises ConfigError."""
-    try:
-        return asyncssh.read_private_key(path)
-    except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-        raise ConfigError(f"{path}: the agent's key can't be read: {error}", hint="run `tape-agent init`") from error
-
-
 async def connect(
     settings: ReceiverSettings, *, agent: str, key: Path, throttle: Throttle, clock: Clock, readers: Executor
 ) -> Connection:
@@ -54,7 +47,7 @@ async def connect(
             settings.port,
             config=None,
             username=settings.user or agent,
-            client_keys=[client_key(key)],
+            client_keys=[load_ssh_key(key)],
             known_hosts=lambda *_: (keys, [], []),
             server_host_key_algs=sshtune.host_key_algorithms([k.get_algorithm() for k in keys]),
             client_version=f"{sshtune.BANNER}_{__version__.replace('-', '.')}",

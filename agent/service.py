@@ -12,17 +12,15 @@ from agent.sources.files import FileSource
 from tape.clock import Clock
 from tape.durable import DISK, Disk
 from tape.errors import ConfigError, HometapeError, SourceError, StoreError, SyncFailed
-from tape.keys import AGENT_KEY
 from tape.log import get_logger
 from tape.notify import Notifier
 from tape.receipt import load_public
-from tape.supervise import Stop
+from tape.supervise import Heartbeat, Stop
 
 log = get_logger(__name__)
 
 REPORT_EVERY = 1.0
 SOURCE_PAUSE = 5.0
-STUCK_AFTER = 120.0
 STOP_WITHIN = 20.0
 
 
@@ -45,19 +43,11 @@ class Service:
         self._disk = disk
         self._drain = drain
         self._send = send
-        self._beat = clock.monotonic()
-        self._line = "starting"
-
-    def alive(self) -> str:
-        """One line for the service manager; raises StoreError if the service has hung."""
-        silent = self._clock.monotonic() - self._beat
-        if silent > STUCK_AFTER:
-            raise StoreError(f"nothing has moved for {silent:.0f} s")
-        return self._line
+        self.heartbeat = Heartbeat(clock)
 
     async def run(self, stop: Stop) -> None:
         """Run until stopped. Raises StoreError, SyncFailed, DiskError: restart and recover; ConfigError."""
-        key = self._settings.receiver.client_key or self._settings.state / AGENT_KEY
+        key = self._settings.key_path
         if self._send and not key.exists():
             raise ConfigError(f"{key}: the agent has no key", hint="run `tape-agent init`")
         outbox = await asyncio.to_thread(
@@ -103,7 +93,7 @@ class Service:
 
     async def _end(self, tasks: set[asyncio.Task[None]], collector: Collector, push: Push | None) -> None:
         """Sources first, then what they fed, so that as much as possible is sealed and sent."""
-        self._line = "stopping"
+        self.heartbeat.line = "stopping"
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -157,6 +147,5 @@ class Service:
             except HometapeError as error:  # a full disk must not end the service
                 log.warning("the state for `status` can't be written", error=str(error))
             waiting = facts["waiting_segments"]
-            self._line = f"{snapshot.origins} files, {waiting} segments to send"
-            self._beat = self._clock.monotonic()
+            self.heartbeat.beat(f"{snapshot.origins} files, {waiting} segments to send")
             await self._clock.sleep(REPORT_EVERY)

@@ -139,6 +139,11 @@ class AgentSettings(Section):
     def _agent(cls, value: str) -> str:
         return check_agent(value)
 
+    @property
+    def key_path(self) -> Path:
+        """Where the agent's private key is."""
+        return self.receiver.client_key or self.state / "agent_key"
+
     @model_validator(mode="after")
     def _distinct(self) -> "AgentSettings":
         names = [s.name for s in self.source]

@@ -8,7 +8,7 @@ from receiver.targets.opening import open_targets
 from tape.checks import Finding
 from tape.clock import SYSTEM
 from tape.durable import DISK
-from tape.errors import ConfigError, HometapeError, StoreLocked
+from tape.errors import HometapeError, StoreLocked
 from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key, public_line, receipt_line
 
 
@@ -93,6 +93,5 @@ def _key_of(what: str, text: str) -> Finding:
     try:
         asyncssh.import_public_key(text)
     except asyncssh.KeyImportError as error:
-        wrong = ConfigError(f"its key can't be read: {error}")
-        return Finding(what, 2, str(wrong), "paste what `tape-agent init` printed")
+        return Finding(what, 2, f"its key can't be read: {error}", "paste what `tape-agent init` printed")
     return Finding(what, 0, "key pinned")

@@ -19,16 +19,15 @@ from receiver.targets.opening import open_targets
 from receiver.verify import take_notes
 from tape.clock import Clock
 from tape.durable import DISK, Disk
-from tape.errors import ConfigError, DiskError, HometapeError, StoreError, SyncFailed
+from tape.errors import ConfigError, DiskError, HometapeError, SyncFailed
 from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key
 from tape.log import get_logger
 from tape.notify import Notifier
-from tape.supervise import Stop
+from tape.supervise import Heartbeat, Stop
 
 log = get_logger(__name__)
 
 REPORT_EVERY = 1.0
-STUCK_AFTER = 120.0
 BOX_PAUSE = 15.0
 NOTES_EVERY = 2.0
 
@@ -41,16 +40,8 @@ class Service:
         self._settings = settings
         self._clock = clock
         self._disk = disk
-        self._beat = clock.monotonic()
-        self._line = "starting"
+        self.heartbeat = Heartbeat(clock)
         self._boxes: dict[str, DropBox] = {}
-
-    def alive(self) -> str:
-        """One line for the service manager; raises StoreError if the service has hung."""
-        silent = self._clock.monotonic() - self._beat
-        if silent > STUCK_AFTER:
-            raise StoreError(f"nothing has moved for {silent:.0f} s")
-        return self._line
 
     async def run(self, stop: Stop) -> None:
         """Run until stopped. Raises StoreError, SyncFailed, DiskError: restart and recover; ConfigError."""
@@ -98,7 +89,7 @@ class Service:
             for task in done:
                 task.result()
         finally:
-            self._line = "stopping"
+            self.heartbeat.line = "stopping"
             if ingress is not None:
                 await ingress.stop()
             for task in tasks:
@@ -175,8 +166,7 @@ class Service:
                 await asyncio.to_thread(write_live, self._settings.state, facts, clock=self._clock, disk=self._disk)
             except HometapeError as error:  # a full disk must not end the service
                 log.warning("the state for `status` can't be written", error=str(error))
-            self._line = ", ".join(f"{lane.target} {lane.state.condition.value}" for lane in lanes)
-            self._beat = self._clock.monotonic()
+            self.heartbeat.beat(", ".join(f"{lane.target} {lane.state.condition.value}" for lane in lanes))
             await self._clock.sleep(REPORT_EVERY)
 
 

@@ -156,10 +156,7 @@ class Disk:
         temp = self._write_temp(final.parent, data)
         try:
             self.publish(temp, final)
-        except DiskError:
-            self.remove(temp)
-            raise
-        except AlreadyThere:
+        except (DiskError, AlreadyThere):
             self.remove(temp)
             raise
 

@@ -12,7 +12,6 @@ from tape.errors import ConfigError
 from tape.receipt import load_private, new_key, private_text, public_text
 
 HOST_KEY = "host_key"
-AGENT_KEY = "agent_key"
 RECEIPT_KEY = "receipt_key"
 
 

@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tape.clock import Clock
-from tape.errors import HometapeError
+from tape.errors import HometapeError, StoreError
 from tape.log import get_logger
 from tape.notify import Notifier
 
 log = get_logger(__name__)
+
+STUCK_AFTER = 120.0
 
 
 class Stop:
@@ -34,6 +36,29 @@ class Stop:
     async def wait(self) -> None:
         """Return once a stop was requested."""
         await self._event.wait()
+
+
+class Heartbeat:
+    """What a service says of itself to its manager, and whether it still moves.
+
+    A start may take its time (recovery reads files): only once it has beaten may it be found stuck.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: float | None = None
+        self.line = "starting"
+
+    def beat(self, line: str) -> None:
+        """It moves, and this is what it does."""
+        self._last, self.line = self._clock.monotonic(), line
+
+    def alive(self) -> str:
+        """One line for the service manager; raises StoreError if the service has hung."""
+        silent = 0.0 if self._last is None else self._clock.monotonic() - self._last
+        if silent > STUCK_AFTER:
+            raise StoreError(f"nothing has moved for {silent:.0f} s")
+        return self.line
 
 
 def _catch_signals(stop: Stop) -> None:

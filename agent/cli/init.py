@@ -38,7 +38,7 @@ def init(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the configuration, write nothing")] = False,
 ) -> None:
     """Write a configuration and make the agent's key."""
-    from tape.keys import AGENT_KEY, make_ssh_key, public_line
+    from tape.keys import make_ssh_key, public_line
 
     place = (config or default_config(NAME)).absolute()
     values = {
@@ -61,7 +61,7 @@ def init(
     DISK.make_dirs(place.parent)
     DISK.write_new(place, text.encode("utf-8"))
     settings = load(AgentSettings, place)
-    key = make_ssh_key(settings.receiver.client_key or settings.state / AGENT_KEY, f"hometape agent {agent}")
+    key = make_ssh_key(settings.key_path, f"hometape agent {agent}")
     out.print(f"configuration written to {place}", markup=False)
     out.print("for receiver.toml at home:\n", markup=False)
     out.print(f"[[agent]]\nname = {quoted(agent)}\nkey = {quoted(public_line(key))}\n", markup=False)

@@ -34,4 +34,6 @@ def run(
     sshtune.tune_allocator()
     pa.set_memory_pool(pa.system_memory_pool())  # one allocator: Arrow's own would keep as much memory again
     service = Service(settings, clock=SYSTEM, notifier=Notifier(), drain=drain or seal_only, send=not seal_only)
-    run_loop(until_stopped(service.run, notifier=service.notifier, clock=SYSTEM, alive=service.alive), uvloop=True)
+    run_loop(
+        until_stopped(service.run, notifier=service.notifier, clock=SYSTEM, alive=service.heartbeat.alive), uvloop=True
+    )

@@ -17,5 +17,5 @@ def run(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     configure(level=settings.log_level)
     service = Service(settings, clock=SYSTEM, notifier=Notifier())
-    main = until_stopped(service.run, notifier=service.notifier, clock=SYSTEM, alive=service.alive)
+    main = until_stopped(service.run, notifier=service.notifier, clock=SYSTEM, alive=service.heartbeat.alive)
     run_loop(main, uvloop=settings.listen.uvloop)
