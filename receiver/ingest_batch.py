@@ -42,7 +42,7 @@ class Batches:
         self, settings: ReceiverSettings, catalog: Catalog, inspector: Inspector, *, clock: Clock, disk: Disk
     ) -> None:
         limits = settings.limits
-        self._home = settings.home.path
+        self._home = settings.home.folder
         self._home_id = settings.home.id
         self._state = settings.state
         self._catalog = catalog

@@ -16,7 +16,7 @@ def annotated(model: type[Section], intro: str, values: Values, repeated: Mappin
 
     An option with a value is set; one without is shown commented out with its default. `repeated` gives
     the entries of the tables that may stand several times (`agent.source` is keyed `source`); the first
-    entry carries the comments.
+    entry carries the comments. A table without entries is shown commented out.
     """
     tables: dict[str, list[Option]] = {}
     for option in options(model):
@@ -24,8 +24,11 @@ def annotated(model: type[Section], intro: str, values: Values, repeated: Mappin
     lines = [f"# {line}".rstrip() for line in textwrap.wrap(intro, WIDTH)]
     for table, members in tables.items():
         if members[0].repeated:
-            for number, entry in enumerate(repeated.get(table, [])):
+            entries = repeated.get(table, [])
+            for number, entry in enumerate(entries):
                 lines += ["", f"[[{table}]]", *_members(members, entry, "", comments=number == 0)]
+            if not entries:
+                lines += ["", f"#[[{table}]]", *_members(members, {}, "", comments=True)]
         else:
             lines += ["", *([f"[{table}]"] if table else []), *_members(members, values, table, comments=True)]
     return "\n".join(lines) + "\n"

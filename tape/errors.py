@@ -203,6 +203,23 @@ class TargetReadOnly(TargetError):
     default_hint = "remount it for writing; it catches up by itself"
 
 
+class TargetRefused(TargetError):
+    """A target does not let us in: credentials are wrong, expired, or lack a right."""
+
+    code = "target-refused"
+    exit_code = 77
+    default_hint = "check its credentials: `tape-receiver remote test`"
+
+
+class TargetBusy(TargetError):
+    """A target asks to be left alone for a while: a rate limit, a quota of the day."""
+
+    code = "target-busy"
+    exit_code = 75
+    retryable = True
+    default_hint = "nothing is needed: it is tried again later; lower `requests` if that happens often"
+
+
 class NotFound(HometapeError):
     """What was asked for does not exist: a stream, a target, a segment."""
 

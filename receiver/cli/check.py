@@ -40,7 +40,7 @@ def _rebuild(settings: ReceiverSettings) -> None:
     home = settings.home
     with Catalog.open(settings.state, clock=SYSTEM) as catalog, counting("rebuilding", unit="segments") as told:
         done = rebuild(
-            home.path,
+            home.folder,
             home.id,
             catalog,
             limits=settings.limits,

@@ -3,17 +3,19 @@
 A target stores segments under the same relative path everywhere, never replaces one, and answers
 `put` only when the bytes would survive a power cut. It declares what it is (medium, site), what it
 can (capabilities) and what it takes at a time (limits); nothing is guessed. It does not retry, limit
-its rate or keep time: that is the business of those who use it. All methods are synchronous and may
+its rate or keep time: that is the business of the wrappers around it. All methods are synchronous and may
 be called from several threads at once; callers on an event loop run them in threads.
 """
 
+import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from tape.errors import HometapeError, NameRefused
+from tape.durable import named
+from tape.errors import HometapeError, NameRefused, NotFound, TargetError
 from tape.names import SegmentPath
 
 SUMS = "SHA256SUMS"
@@ -29,6 +31,7 @@ class Condition(StrEnum):
     ABSENT = "absent"
     READ_ONLY = "read-only"
     FULL = "full"
+    REFUSED = "refused"  # it is there, but does not let us in
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class State:
     @property
     def readable(self) -> bool:
         """Whether copies there can be read."""
-        return self.condition is not Condition.ABSENT
+        return self.condition not in (Condition.ABSENT, Condition.REFUSED)
 
     @property
     def writable(self) -> bool:
@@ -55,7 +58,8 @@ class Capabilities:
     """What a kind of target can do. `proof`: how `verify` proves a copy; it is recorded with the copy.
 
     local: `local` gives a path that a Parquet reader can open. sums: keeps SHA256SUMS beside the
-    segments. free: knows its free space. aside: can put a bad copy out of the way.
+    segments. free: knows its free space. aside: can put a bad copy out of the way. paces: keeps to a
+    timetable of rates by itself, so that nobody has to slow down what it reads.
     """
 
     proof: str = READ_BACK
@@ -63,6 +67,7 @@ class Capabilities:
     sums: bool = True
     free: bool = True
     aside: bool = True
+    paces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +81,35 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a target declares of itself. `max_age`: seconds its recovery point may lag before it is a warning."""
+    """What a target declares of itself. `max_age`: seconds its recovery point may lag before it is a warning.
+
+    kind: `directory`, `removable`, `remote` or `memory`. batch_wait: seconds to gather segments before copying.
+    """
 
     id: str
+    kind: str = "directory"
     medium: str = "disk"
     site: str = "home"
     home: bool = False
     concurrency: int = 2
     max_age: float = 26 * 3600
+    batch_wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A segment on its way to a target. `read` opens its bytes anew; size in bytes, digest XXH3-128 hex."""
+    """A segment on its way to a target, or to be proven there. `read` opens known good bytes of it anew.
+
+    size in bytes, digest XXH3-128 hex, sha256 hex or "" where it is not attested yet. local: a file of this
+    machine with the same bytes, whose path ends in `path`, where there is one.
+    """
 
     path: str
     size: int
     digest: str
     read: Callable[[], Iterable[bytes]]
+    sha256: str = ""
+    local: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the bytes at a target are, read from the medium: size, XXH3-128, SHA-256, and how that was found."""
+    """What the bytes at a target are: size, XXH3-128, SHA-256, and how that was found (its `method`).
+
+    A target that can't read bytes back cheaply may give the digests that were promised, if what it did see
+    (a checksum of its own, a size and a sample) agrees with the promised bytes; the method says so.
+    """
 
     size: int
     digest: str
@@ -115,7 +135,7 @@ class Proof:
 
 
 class Target(ABC):
-    """A place copies live. Raises TargetAbsent, TargetReadOnly, DiskFull, DiskError, NotFound, NameRefused."""
+    """A place copies live. Raises TargetError and its children, DiskFull, DiskError, NotFound, NameRefused."""
 
     capabilities = Capabilities()
     limits = Limits()
@@ -159,6 +179,48 @@ class Target(ABC):
     def verify(self, path: str) -> Proof:
         """Digests of a file, its bytes read from the medium again; raises NotFound."""
 
+    def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
+        """As `verify` for several; one answer each: its proof, or why there is none (NotFound, DigestMismatch ...).
+
+        Raises what concerns the whole target: TargetAbsent, TargetRefused and the like.
+        """
+        found: builtins.list[Proof | HometapeError] = []
+        for parcel in parcels:
+            try:
+                found.append(self.verify(parcel.path))
+            except TargetError:
+                raise
+            except HometapeError as error:
+                found.append(error)
+        return found
+
+    def fetch_many(self, paths: Sequence[str], folder: Path) -> Sequence[Path | HometapeError]:
+        """Files of this machine with the bytes of these: themselves where they are local, else copies in `folder`."""
+        found: builtins.list[Path | HometapeError] = []
+        for path in paths:
+            try:
+                found.append(self._fetch(path, folder))
+            except TargetError:
+                raise
+            except HometapeError as error:
+                found.append(error)
+        return found
+
+    def _fetch(self, path: str, folder: Path) -> Path:
+        local = self.local(path)
+        if local is not None:
+            if self.stat(path) is None:
+                raise NotFound(f"target {self.id} has no {path}")
+            return local
+        blocks = self.read(path)
+        copy = folder / path
+        with named(copy, "writing"):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with copy.open("wb") as file:
+                for block in blocks:
+                    file.write(block)
+        return copy
+
     @abstractmethod
     def set_aside(self, path: str, why: str) -> str:
         """Move a bad copy where nobody counts it and return where (relative); raises NotFound."""
@@ -178,6 +240,16 @@ class Target(ABC):
     @abstractmethod
     def state(self) -> State:
         """What it is good for now; never raises."""
+
+    @abstractmethod
+    def instance(self) -> str:
+        """Which very place this is: random, made with its marker. Another one under the same id: all copies are gone.
+
+        "" where the marker is older than instances. Raises TargetAbsent and its like.
+        """
+
+    def settle(self) -> None:  # noqa: B027 - most targets put nothing off
+        """Do what was put off for a better moment (sums of the day); called when nothing is left to copy."""
 
     @abstractmethod
     def recover(self) -> None:

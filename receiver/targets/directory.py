@@ -70,6 +70,7 @@ class DirectoryTarget(Target):
         self._whole: dict[Path, None] = {}  # folders whose SHA256SUMS is known to end well
         self._sums_lock = threading.Lock()
         self._full = False
+        self._instance = ""
 
     # -------------------------------------------------------------------------------------- writing
 
@@ -332,6 +333,11 @@ class DirectoryTarget(Target):
             return State(Condition.FULL, f"{self.root} is full: {usage.free} bytes left", DiskFull.default_hint)
         return State(Condition.READY)
 
+    def instance(self) -> str:
+        """The instance in the marker; raises TargetAbsent."""
+        self._present()
+        return self._instance
+
     def _present(self) -> tuple[int, int, int, int]:
         """The identity of the root; raises TargetAbsent unless the marker is there and right."""
         try:
@@ -339,7 +345,7 @@ class DirectoryTarget(Target):
         except DiskError:
             now = None
         if now is None or now != self._seen:
-            check_marker(self.root, self.id)
+            self._instance = check_marker(self.root, self.id)
             try:
                 now = identity(self.root)
             except DiskError as error:

@@ -5,6 +5,7 @@ disk. The marker is made by `prepare`, on a person's word, and never by itself.
 """
 
 import json
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,27 +53,27 @@ def read_marker(root: Path) -> dict[str, object]:
     path = root / MARKER
     try:
         with path.open("rb") as file:
-            plain = json.loads(file.read(_MAX))
+            data = file.read(_MAX)
     except FileNotFoundError:
         fact = f"{root} has no {MARKER}" if root.is_dir() else f"{root} is not there"
         raise TargetAbsent(
             fact, hint="mount or plug in the target; if the folder is new, run `tape-receiver init` to prepare it"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise TargetAbsent(f"{path} can't be read: {error}") from error
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT or not isinstance(plain.get("id"), str):
-        raise TargetAbsent(f"{path} is not a marker of format {FORMAT}", hint="update hometape, or check the folder")
-    return plain
+    return parse_marker(data, str(path))
 
 
-def check_marker(root: Path, target: str) -> None:
-    """Raises TargetAbsent unless the folder carries the marker of this target."""
-    found = read_marker(root)["id"]
+def check_marker(root: Path, target: str) -> str:
+    """The instance of the folder; raises TargetAbsent unless it carries the marker of this target."""
+    marker = read_marker(root)
+    found = marker["id"]
     if found != target:
         raise TargetAbsent(
             f"{root} is marked as target {found!r}, not {target!r}",
             hint="another disk is mounted there, or the configuration names the wrong folder",
         )
+    return str(marker.get("instance", ""))
 
 
 def prepare(root: Path, target: str, *, clock: Clock, disk: Disk = DISK) -> bool:
@@ -86,8 +87,7 @@ def prepare(root: Path, target: str, *, clock: Clock, disk: Disk = DISK) -> bool
     except TargetAbsent as absent:
         if (root / MARKER).exists():
             raise TargetError(str(absent), hint=absent.hint) from absent
-        when = datetime.fromtimestamp(clock.now_ns() // 10**9, UTC).isoformat()
-        disk.write_new(root / MARKER, json.dumps({"format": FORMAT, "id": target, "prepared": when}).encode() + b"\n")
+        disk.write_new(root / MARKER, marker_text(target, clock))
         fresh = True
     else:
         if found != target:
@@ -98,6 +98,24 @@ def prepare(root: Path, target: str, *, clock: Clock, disk: Disk = DISK) -> bool
         fresh = False
     write_readme(root, disk)
     return fresh
+
+
+def marker_text(target: str, clock: Clock) -> bytes:
+    """A fresh marker. Its instance tells this very place from another one that gets the same id later."""
+    when = datetime.fromtimestamp(clock.now_ns() // 10**9, UTC).isoformat()
+    plain = {"format": FORMAT, "id": target, "instance": secrets.token_hex(8), "prepared": when}
+    return json.dumps(plain).encode() + b"\n"
+
+
+def parse_marker(data: bytes, where: str) -> dict[str, object]:
+    """A marker's content; raises TargetAbsent if it can't be one."""
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise TargetAbsent(f"{where} can't be read: {error}") from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT or not isinstance(plain.get("id"), str):
+        raise TargetAbsent(f"{where} is not a marker of format {FORMAT}", hint="update hometape, or check the folder")
+    return plain
 
 
 def write_readme(root: Path, disk: Disk) -> None:

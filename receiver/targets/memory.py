@@ -1,5 +1,6 @@
 """A target in memory: the contract with nothing around it. For trying things out and for tests."""
 
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -27,6 +28,7 @@ class MemoryTarget(Target):
         self.aside: dict[str, bytes] = {}
         self.room = room
         self.condition = Condition.READY
+        self.marked = secrets.token_hex(8)
         self._sums: dict[str, dict[str, str]] = {}
         self._lock = threading.RLock()
 
@@ -120,6 +122,11 @@ class MemoryTarget(Target):
             return State(Condition.READY)
         kind = TargetReadOnly if self.condition is Condition.READ_ONLY else TargetAbsent
         return State(self.condition, f"target {self.id} is {self.condition}", kind.default_hint)
+
+    def instance(self) -> str:
+        """As it was made or set."""
+        self._present()
+        return self.marked
 
     def recover(self) -> None:
         """Nothing is ever left half-written."""

@@ -84,7 +84,7 @@ class World:
         self.clock = ManualClock()
         self.disk = PowerDisk(root, self.draw)
         self.settings = settings_for(root)
-        self.home = self.settings.home.path
+        self.home = self.settings.home.folder
         self.inbox = root / "inbox"
         for folder in (self.settings.state, self.inbox):
             folder.mkdir()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from receiver.catalog import Catalog
 from receiver.model import Held
-from receiver.targets.contract import Entry, Parcel, Place, Proof, State, Target
+from receiver.targets.contract import Parcel, Place, Proof, State, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
+from receiver.targets.wrapping import Wrapper
 from tape.clock import SYSTEM, Clock
 from tape.digest import genesis, xxh3
 from tape.errors import HometapeError
@@ -78,14 +79,11 @@ class Archive:
         assert self.copied(target) == len(self.made)
 
 
-class Mischief(Target):
+class Mischief(Wrapper):
     """A target around a good one that can be made to misbehave; counts what it is asked to do."""
 
     def __init__(self, inner: Target) -> None:
-        super().__init__(inner.place)
-        self.inner = inner
-        self.capabilities = inner.capabilities
-        self.limits = inner.limits
+        super().__init__(inner)
         self.gate = threading.Event()  # cleared: every call hangs
         self.gate.set()
         self.puts = 0
@@ -112,15 +110,12 @@ class Mischief(Target):
                 local.write_bytes(b"~" + local.read_bytes()[1:])
         return answers
 
+    def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
+        return Target.verify_many(self, parcels)
+
     def read(self, path: str) -> Iterator[bytes]:
         self.gate.wait()
         return self.inner.read(path)
-
-    def stat(self, path: str) -> int | None:
-        return self.inner.stat(path)
-
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        return self.inner.list(prefix)
 
     def verify(self, path: str) -> Proof:
         self.gate.wait()
@@ -130,24 +125,9 @@ class Mischief(Target):
             return replace(proof, digest="0" * 32)
         return proof
 
-    def set_aside(self, path: str, why: str) -> str:
-        return self.inner.set_aside(path, why)
-
-    def note_sums(self, sums: Sequence[tuple[str, str]]) -> None:
-        self.inner.note_sums(sums)
-
-    def sums(self, folder: str) -> dict[str, str]:
-        return self.inner.sums(folder)
-
-    def free(self) -> int | None:
-        return self.inner.free()
-
     def state(self) -> State:
         self.gate.wait()
         return self.inner.state()
-
-    def recover(self) -> None:
-        self.inner.recover()
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Bench:
     @property
     def home(self) -> Path:
         """The home archive's root."""
-        return self.settings.home.path
+        return self.settings.home.folder
 
     def upload(self, made: Made, *, digest: str | None = None, data: bytes | None = None) -> Upload:
         """A segment as a finished upload; with other bytes or another arrival digest on request."""
@@ -121,7 +121,7 @@ async def ingesting(
     inbox = root / "inbox"
     for folder in (chosen.state, inbox):
         folder.mkdir(parents=True, exist_ok=True)
-    prepare(chosen.home.path, chosen.home.id, clock=now)
+    prepare(chosen.home.folder, chosen.home.id, clock=now)
     with Catalog.open(chosen.state, clock=now) as catalog:
         ingest = Ingest(chosen, catalog, _KEY, clock=now, disk=disk, inspector=inspector)
         await ingest.start()
