@@ -102,11 +102,6 @@ def load(model: type[Model], path: Path) -> Model:
 
 def parse(model: type[Model], text: str, path: Path) -> Model:
     """What a TOML file of that name says, were this its text; raises ConfigError as `load` does."""
-    return parse(model, text, path)
-
-
-def parse(model: type[Model], text: str, path: Path) -> Model:
-    """What a TOML file says, its text at hand; raises ConfigError that names the file and the line or key."""
     try:
         return model.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
