@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -160,11 +161,16 @@ class Disk:
             self.remove(temp)
             raise
 
-    def replace(self, final: Path, data: bytes) -> None:
-        """Replace a small file (a receipt, a generated page) durably, all or nothing. Never for segments."""
+    def replace(self, final: Path, data: bytes, *, like: Path | None = None) -> None:
+        """Replace a small file (a receipt, a generated page) durably, all or nothing. Never for segments.
+
+        like: a file whose mode and owner the new one gets.
+        """
         temp = self._write_temp(final.parent, data)
         try:
             with named(final, "replacing"):
+                if like is not None:
+                    _look_like(temp, like)
                 when_free(lambda: temp.replace(final))
         except DiskError:
             self.remove(temp)
@@ -229,6 +235,14 @@ def when_free(rename: Callable[[], object]) -> None:
             return
         pause(_IN_USE_WAIT)
     rename()
+
+
+def _look_like(path: Path, like: Path) -> None:
+    shutil.copymode(like, path)
+    if not WINDOWS:
+        owner = like.stat()
+        if (owner.st_uid, owner.st_gid) != (path.stat().st_uid, path.stat().st_gid):
+            shutil.chown(path, owner.st_uid, owner.st_gid)
 
 
 def is_temp(path: Path) -> bool:
