@@ -80,6 +80,13 @@ class ReceiptError(HometapeError):
     default_hint = "compare `receiver.receipt_key` in agent.toml with what `tape-receiver check` prints"
 
 
+class InventoryError(HometapeError):
+    """The other side's inventory can't be read."""
+
+    code = "inventory"
+    exit_code = 65
+
+
 class StoreError(HometapeError):
     """The outbox or catalog database is damaged, of a newer format, or in use."""
 
