@@ -76,31 +76,57 @@ def unsatisfiable(rule: Rule, targets: Iterable[Where]) -> tuple[str, ...]:
     return tuple(_lacking(rule, list(targets)))
 
 
-def partition(held: Ranges, layers: Mapping[str, Ranges]) -> Counter[frozenset[str]]:
-    """How many of the held numbers lie in which of the layers: set of layer names -> count.
+def sweep(held: Ranges, layers: Mapping[str, Ranges]) -> Iterator[tuple[int, int, frozenset[str]]]:
+    """Cut the held numbers where a layer begins or ends: (first, last, the layers they all lie in), ascending.
 
-    Costs by the number of ranges, not of numbers.
+    Costs by the number of ranges, not of numbers. Neighbours may lie in the same layers.
     """
-    steps: list[tuple[int, int, str | None]] = []
-    for name, ranges in ((None, held), *layers.items()):
+    steps: list[tuple[int, int, str]] = []
+    for name, ranges in layers.items():
         for first, last in ranges:
             steps.append((first, 1, name))
-            steps.append((last + 1, -1, name))
-    steps.sort(key=lambda step: step[0])
-    found: Counter[frozenset[str]] = Counter()
+            steps.append((last + 1, 0, name))
+    steps.sort()
     inside: set[str] = set()
-    depth = here = 0
-    for position, change, name in steps:
-        if depth and position > here:
-            found[frozenset(inside)] += position - here
-        here = position
-        if name is None:
-            depth += change
-        elif change > 0:
-            inside.add(name)
-        else:
-            inside.discard(name)
+    names: frozenset[str] = frozenset()
+    position = 0
+    for first, last in held:
+        here = first
+        while position < len(steps) and steps[position][0] <= last:
+            at = steps[position][0]
+            if at > here:
+                yield here, at - 1, names
+                here = at
+            while position < len(steps) and steps[position][0] == at:
+                _, opens, name = steps[position]
+                (inside.add if opens else inside.discard)(name)
+                position += 1
+            names = frozenset(inside)
+        yield here, last, names
+
+
+def partition(held: Ranges, layers: Mapping[str, Ranges]) -> Counter[frozenset[str]]:
+    """How many of the held numbers lie in which of the layers: set of layer names -> count."""
+    found: Counter[frozenset[str]] = Counter()
+    for first, last, names in sweep(held, layers):
+        found[names] += last - first + 1
     return found
+
+
+def satisfying(rule: Rule, targets: Mapping[str, Where], held: Ranges, layers: Mapping[str, Ranges]) -> Ranges:
+    """The held numbers that satisfy the rule by the targets they lie at; targets not configured don't count."""
+    judged: dict[frozenset[str], bool] = {}
+    found: list[tuple[int, int]] = []
+    for first, last, names in sweep(held, layers):
+        if names not in judged:
+            judged[names] = judge(rule, targets, names).standing is Standing.SATISFIED
+        if not judged[names]:
+            continue
+        if found and found[-1][1] + 1 == first:
+            found[-1] = (found[-1][0], last)
+        else:
+            found.append((first, last))
+    return tuple(found)
 
 
 def sources_for(copies: Collection[str], targets: Iterable[Where], *, readable: Collection[str]) -> list[str]:

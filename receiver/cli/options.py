@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from receiver.policy import check_policy
 from receiver.settings import ReceiverSettings
 from tape.console import default_config
+from tape.errors import ConfigError
 from tape.settings import load
 
 NAME = "receiver.toml"
@@ -18,5 +20,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON documen
 
 
 def settings_from(config: Path | None) -> ReceiverSettings:
-    """Load the configuration; raises ConfigError."""
-    return load(ReceiverSettings, config or default_config(NAME))
+    """Load the configuration; raises ConfigError, also where its targets can't satisfy its policy."""
+    path = config or default_config(NAME)
+    settings = load(ReceiverSettings, path)
+    try:
+        check_policy(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}", hint=error.hint) from None
+    return settings

@@ -14,7 +14,9 @@ from receiver.placement import (
     batches,
     judge,
     partition,
+    satisfying,
     sources_for,
+    sweep,
     unsatisfiable,
     why_behind,
 )
@@ -65,6 +67,34 @@ def test_partition_counts_as_sets_do(held: set[int], layers: dict[str, set[int]]
         wanted[where] = wanted.get(where, 0) + 1
     ranges = {name: to_ranges(sorted(layer)) for name, layer in layers.items()}
     assert partition(to_ranges(sorted(held)), ranges) == wanted
+
+
+@given(numbers, st.dictionaries(st.sampled_from("abc"), numbers))
+def test_a_sweep_goes_over_each_held_number_once(held: set[int], layers: dict[str, set[int]]) -> None:
+    """Its pieces are the held numbers in order, each with the layers that it lies in."""
+    ranges = {name: to_ranges(sorted(layer)) for name, layer in layers.items()}
+    pieces = list(sweep(to_ranges(sorted(held)), ranges))
+    assert [n for first, last, _ in pieces for n in range(first, last + 1)] == sorted(held)
+    for first, last, names in pieces:
+        for number in range(first, last + 1):
+            assert names == {name for name, layer in layers.items() if number in layer}
+    assert len(pieces) <= sum(2 * len(r) for r in ranges.values()) + len(to_ranges(sorted(held)))
+
+
+@given(
+    numbers,
+    st.dictionaries(st.sampled_from([*PLACES, "gone"]), numbers),
+    st.builds(Rule, st.integers(1, 4), st.integers(1, 3), st.integers(1, 2)),
+)
+def test_what_satisfies_a_rule_is_what_is_judged_so(held: set[int], layers: dict[str, set[int]], rule: Rule) -> None:
+    """By ranges comes out what judging number by number gives; a target that is not configured counts for nothing."""
+    ranges = {name: to_ranges(sorted(layer)) for name, layer in layers.items()}
+    wanted = [
+        number
+        for number in sorted(held)
+        if judge(rule, PLACES, [n for n in layers if number in layers[n]]).standing is Standing.SATISFIED
+    ]
+    assert satisfying(rule, PLACES, to_ranges(sorted(held)), ranges) == to_ranges(wanted)
 
 
 def test_the_nearest_readable_copy_is_read() -> None:

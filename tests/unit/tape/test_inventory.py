@@ -125,7 +125,7 @@ def test_a_page_has_one_path() -> None:
         "/.inventory/",
         ".inventory/root",
         "/.inventory/Root",
-        "/.inventory/root/",
+        "/.inventory/root" + "/",
         "/.inventory/index",
         f"/.inventory/{ONE}",
         f"/.inventory/index-{ONE}/",

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.settings import AgentSettings
+from receiver.cli.options import settings_from
 from receiver.settings import ReceiverSettings
 from tape.annotate import annotated, quoted
 from tape.errors import ConfigError
@@ -93,10 +94,23 @@ def test_a_missing_file_has_a_hint(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_cannot_be_satisfied_is_refused(tmp_path: Path) -> None:
-    """More copies than targets could never be safe, and the error says so."""
-    path = write(tmp_path, 'state="/x"\n[policy]\ncopies=2\n[[target]]\nid="home"\nhome=true\npath="/h"\n')
-    with pytest.raises(ConfigError, match="no segment could ever be safe"):
-        load(ReceiverSettings, path)
+    """Every command refuses a policy that its targets can't satisfy, and says what lacks and what there is."""
+    home = '[[target]]\nid="home"\nhome=true\npath="/h"\n'
+    nas = '[[target]]\nid="nas"\nmedium="nas"\npath="/n"\n'
+    policy = '[policy]\ncopies=2\nmedia=2\n[[policy.stream]]\nmatch="*/btc/*"\ncopies=3\nsites=2\n'
+    path = write(tmp_path, 'state="/x"\n' + policy + home)
+    with pytest.raises(ConfigError) as raised:
+        settings_from(path)
+    never = "can't be satisfied by the configured targets"
+    assert str(raised.value) == (
+        f"{path}: [[policy.stream]] '*/btc/*' {never}: 1 of 3 copies, 1 of 2 media, 1 of 2 sites;"
+        f" [policy] {never}: 1 of 2 copies, 1 of 2 media"
+    )
+    assert raised.value.hint == "configured: home (disk at home); add a target, or lower `policy` in receiver.toml"
+    with pytest.raises(ConfigError, match=r": \[\[policy.stream\]\] .*: 2 of 3 copies, 1 of 2 sites$"):
+        settings_from(write(tmp_path, 'state="/x"\n' + policy + home + nas))
+    cloud = '[[target]]\nid="cloud"\nkind="remote"\nremote="s3:x"\n'
+    assert len(settings_from(write(tmp_path, 'state="/x"\n' + policy + home + nas + cloud)).target) == 3
 
 
 @pytest.mark.parametrize("homes", [0, 2])
