@@ -58,6 +58,10 @@ class ManualClock(Clock):
         self.advance(seconds)
         await asyncio.sleep(0)
 
+    def wait(self, seconds: float) -> None:
+        """Advance."""
+        self.advance(seconds)
+
     def jitter(self, low: float, high: float) -> float:
         """The middle, always."""
         return (low + high) / 2

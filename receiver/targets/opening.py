@@ -1,19 +1,42 @@
-"""From settings to targets: the one place that knows every kind."""
+"""From settings to targets: the one place that knows every kind, and what is put around each.
+
+Around a target, from the outside in:
+
+    Retrying   a step that failed for a passing reason is made again; each try is paced and timed as the first was
+    Narrow     waiting for a place is nobody's silence, so it lies outside of the time-out, and a step that was given
+               up frees its place although its thread hangs on
+    Paced      slows the bytes down before they reach the clock of the time-out: a slow rate is no silence either
+    Timed      innermost: what it times is the target and nothing else
+
+The home archive goes without: the ingest writes to the same folder directly, and where it hangs, home hangs.
+A target that ends its own steps when nothing moves (`remote`) is not timed, one that paces itself not paced.
+"""
 
 from receiver.settings import ReceiverSettings, TargetSettings
 from receiver.targets.contract import Place, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
+from receiver.targets.wrappers import Narrow, Retrying
+from receiver.targets.wrappers_paced import Paced
+from receiver.targets.wrappers_timed import Timed
+from receiver.timetable import Timetable
 from tape.clock import SYSTEM, Clock
 from tape.durable import DISK, Disk
 from tape.errors import ConfigError
 
+_BESIDE = 2  # calls at a time beside the copies: somebody verifies or exports
 
-def open_target(entry: TargetSettings, *, disk: Disk = DISK) -> Target:
-    """A target as configured. It need not be there: its state says so."""
+
+def open_target(entry: TargetSettings, *, disk: Disk = DISK, clock: Clock = SYSTEM) -> Target:
+    """A target as configured, with its wrappers. It need not be there: its state says so."""
     if entry.kind != "directory":
         raise ConfigError(f"target {entry.id}: kind {entry.kind} is not known to this version", hint="update hometape")
-    place = Place(
+    return wrapped(DirectoryTarget(place_of(entry), entry.folder, disk=disk), entry, clock=clock)
+
+
+def place_of(entry: TargetSettings) -> Place:
+    """What a target declares of itself."""
+    return Place(
         id=entry.id,
         kind=entry.kind,
         medium=entry.medium,
@@ -23,12 +46,25 @@ def open_target(entry: TargetSettings, *, disk: Disk = DISK) -> Target:
         max_age=entry.max_age,
         batch_wait=entry.batch_wait,
     )
-    return DirectoryTarget(place, entry.folder, disk=disk)
 
 
-def open_targets(settings: ReceiverSettings, *, disk: Disk = DISK) -> list[Target]:
+def wrapped(target: Target, entry: TargetSettings, *, clock: Clock = SYSTEM) -> Target:
+    """A target with what its settings ask for around it; the order is argued above."""
+    if entry.home:
+        return target
+    remote = entry.kind == "remote"
+    if not remote:
+        target = Timed(target, entry.timeout, clock=clock)
+    if entry.bandwidth and not target.capabilities.paces:
+        target = Paced(target, Timetable.parse(entry.bandwidth), clock=clock)
+    target = Narrow(target, entry.concurrency + _BESIDE)
+    return Retrying(target, entry.retries, absences=remote, clock=clock) if entry.retries else target
+
+
+def open_targets(settings: ReceiverSettings, *, disk: Disk = DISK, clock: Clock = SYSTEM) -> list[Target]:
     """All configured targets, the home archive first."""
-    return [open_target(entry, disk=disk) for entry in sorted(settings.target, key=lambda entry: not entry.home)]
+    entries = sorted(settings.target, key=lambda entry: not entry.home)
+    return [open_target(entry, disk=disk, clock=clock) for entry in entries]
 
 
 def prepare_target(entry: TargetSettings, *, clock: Clock = SYSTEM, disk: Disk = DISK) -> bool:

@@ -79,3 +79,10 @@ class Wrapper(Target):
     def local(self, path: str) -> Path | None:
         """See the contract."""
         return self.inner.local(path)
+
+
+def innermost(target: Target) -> Target:
+    """The target itself, without what is around it: for what only its kind can do."""
+    while isinstance(target, Wrapper):
+        target = target.inner
+    return target

@@ -3,7 +3,6 @@
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,14 @@ from receiver.targets.contract import Condition, Parcel, Place, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
 from receiver.targets.memory import MemoryTarget
+from receiver.targets.wrappers import Narrow, Retrying
+from receiver.targets.wrappers_paced import Paced
+from receiver.targets.wrappers_timed import Timed
+from receiver.timetable import Timetable
 from tape.clock import ManualClock
 from tape.digest import xxh3
 from tape.errors import AlreadyThere, DigestMismatch, DiskError, HometapeError, NameRefused, NotFound
-from tape.names import SegmentName, SegmentPath
-
-EPOCH = "00112233445566aa"
-
-
-def segment_path(seq: int, data: bytes, *, stream: str = "binance/btcusdt/frames", day: int = 1) -> str:
-    """The path of a segment that holds these bytes."""
-    return str(SegmentPath("bot", stream, date(2026, 1, day), SegmentName(EPOCH, seq, xxh3(data))))
-
-
-def parcel(seq: int, data: bytes, **more: int) -> Parcel:
-    """A parcel of these bytes, read in blocks of 3."""
-    blocks = [data[at : at + 3] for at in range(0, len(data), 3)]
-    return Parcel(segment_path(seq, data, **more), len(data), xxh3(data), lambda: blocks)  # type: ignore[arg-type] # day
+from tests.support.parcels import parcel, segment_path
 
 
 def directory_target(tmp_path: Path) -> Target:
@@ -41,7 +31,26 @@ def memory_target(tmp_path: Path) -> Target:
     return MemoryTarget(Place("nas", medium="memory"))
 
 
-KINDS: list[Callable[[Path], Target]] = [directory_target, memory_target]
+def wrapped_in_all(inner: Target) -> Target:
+    """As `opening` puts a target together, paced as well."""
+    slow = Paced(Timed(inner, 30), Timetable.parse("100 MiB"))
+    return Retrying(Narrow(slow, 3), 2)
+
+
+def wrapped_directory_target(tmp_path: Path) -> Target:
+    return wrapped_in_all(directory_target(tmp_path))
+
+
+def wrapped_memory_target(tmp_path: Path) -> Target:
+    return wrapped_in_all(memory_target(tmp_path))
+
+
+KINDS: list[Callable[[Path], Target]] = [
+    directory_target,
+    memory_target,
+    wrapped_directory_target,
+    wrapped_memory_target,
+]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__.removesuffix("_target"))
