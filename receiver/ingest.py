@@ -61,7 +61,8 @@ class Ingest:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self._receipts: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._receipts: dict[tuple[str, str], tuple[tuple[int, int], bytes]] = {}
+        self._policies = 0  # how often another one came into force
         self._ended = asyncio.Event()
         self._stopped = False
         self.failed: HometapeError | None = None
@@ -113,20 +114,25 @@ class Ingest:
 
     async def receipt(self, agent: str, stream: str) -> bytes | None:
         """See `Committer`. Raises StoreError, DiskFull."""
-        revision = self._catalog.revision(agent, stream)
+        settings, revision = self._settings, (self._policies, self._catalog.revision(agent, stream))
         cached = self._receipts.get((agent, stream))
         if cached is not None and cached[0] == revision:
             return cached[1]
-        data = await asyncio.to_thread(self._make_receipt, agent, stream)
+        data = await asyncio.to_thread(self._make_receipt, settings, agent, stream)
         if data is not None:
             if len(self._receipts) >= _MOST_RECEIPTS:
                 self._receipts.clear()
             self._receipts[agent, stream] = (revision, data)
         return data
 
-    def _make_receipt(self, agent: str, stream: str) -> bytes | None:
+    def use(self, settings: ReceiverSettings) -> None:
+        """Answer by other targets and another policy from now on; the home archive must be the same."""
+        self._settings = settings
+        self._policies += 1
+
+    def _make_receipt(self, settings: ReceiverSettings, agent: str, stream: str) -> bytes | None:
         issued = self._catalog.next_issued_ns()  # before reading: a later receipt never knows less
-        copies, home = self._settings.policy.copies, self._settings.home.id
+        copies, home = settings.policy.copies, settings.home.id
         epochs = self._catalog.held_and_safe(agent, stream, copies=copies, home=home)
         return Receipt(agent, stream, issued, epochs).sign(self._key) if epochs else None
 

@@ -159,8 +159,7 @@ def status(
     if quarantined:
         count = f"{len(quarantined)}{'+' if len(quarantined) == _MOST_LISTED else ''}"
         reasons.append(Reason(WARNING, f"{count} uploads are in quarantine", "each has its reason beside it"))
-    if not live:
-        reasons.append(Reason(WARNING, "the service is not running", "tape-receiver run"))
+    reasons += _about_service(live)
     return StatusReport(
         receiver=settings.name,
         now_ns=now,
@@ -323,6 +322,18 @@ def _about_streams(streams: Sequence[StreamReport], live_age: float) -> Iterable
             yield Reason(WARNING, f"{one.hole_bytes} bytes of files of {name} are in no segment held here", "")
         if one.refused:
             yield Reason(WARNING, f"{one.refused} segments of {name} were refused", "see the quarantine")
+
+
+def _about_service(live: Mapping[str, Any]) -> Iterable[Reason]:
+    if not live:
+        yield Reason(WARNING, "the service is not running", "tape-receiver run")
+        return
+    config = live.get("config", {})
+    if config.get("error"):
+        text = f"the service goes by the configuration before the last change: {config['error']}"
+        yield Reason(WARNING, text, "mend the file; the service looks at it by itself")
+    if config.get("restart"):
+        yield Reason(WARNING, f"changed, but in use only after a restart: {', '.join(config['restart'])}", "")
 
 
 def _about_policy(rule: Rule, targets: Sequence[Target]) -> Iterable[Reason]:

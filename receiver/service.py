@@ -3,23 +3,22 @@
 import asyncio
 import os
 from collections.abc import Collection
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 from receiver.catalog import Catalog
 from receiver.dropbox import DropBox
-from receiver.fanout import Fanout, LaneView
+from receiver.fanout import LaneView
+from receiver.following import Following
 from receiver.ingest import Ingest
 from receiver.ingress.server import Ingress
 from receiver.live import clear_live, write_live
+from receiver.reload import Change, ConfigWatch
 from receiver.settings import AgentEntry, ReceiverSettings
-from receiver.targets.contract import Target
 from receiver.targets.hands import Hands
-from receiver.targets.opening import open_targets
-from receiver.verify import take_notes
 from tape.clock import Clock
 from tape.durable import DISK, Disk
-from tape.errors import ConfigError, DiskError, HometapeError, SyncFailed
+from tape.errors import ConfigError, HometapeError
 from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key
 from tape.log import get_logger
 from tape.notify import Notifier
@@ -29,15 +28,25 @@ log = get_logger(__name__)
 
 REPORT_EVERY = 1.0
 BOX_PAUSE = 15.0
-NOTES_EVERY = 2.0
+CONFIG_EVERY = 2.0
 
 
 class Service:
-    """One life of the receiver."""
+    """One life of the receiver. `config`: the file its settings came from, looked at again and again; None: never."""
 
-    def __init__(self, settings: ReceiverSettings, *, clock: Clock, notifier: Notifier, disk: Disk = DISK) -> None:
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        *,
+        clock: Clock,
+        notifier: Notifier,
+        disk: Disk = DISK,
+        config: Path | None = None,
+    ) -> None:
         self.notifier = notifier
         self._settings = settings
+        self._config = config
+        self._told: dict[str, Any] = {"error": "", "restart": []}  # of the configuration file, for `status`
         self._clock = clock
         self._disk = disk
         self.heartbeat = Heartbeat(clock)
@@ -60,24 +69,23 @@ class Service:
                 await ingest.stop()
 
     async def _serve(self, catalog: Catalog, ingest: Ingest, stop: Stop) -> None:
-        targets = open_targets(self._settings, disk=self._disk)
         ingress = self._ingress(catalog, ingest) if self._settings.listen.enabled else None
-        fanout = Fanout(
+        following = Following(
+            self._settings,
             catalog,
-            targets,
             clock=self._clock,
+            disk=self._disk,
             changed=self._copies_changed,
             busy=lambda: ingress is not None and ingress.traffic.busy(),
         )
-        catalog.subscribe(fanout.wake)
         if ingress is not None:
             await ingress.start()
         boxes = [self._box(entry, catalog, ingest) for entry in self._settings.agent if entry.dropbox]
         work = [
-            fanout.run(),
+            following.run(),
             self._watch(ingest),
-            self._report(ingress, fanout),
-            self._take_notes(catalog, targets, fanout),
+            self._watch_config(following, ingest),
+            self._report(ingress, following),
             stop.wait(),
         ]
         tasks = [asyncio.ensure_future(one) for one in [*work, *boxes]]
@@ -128,39 +136,48 @@ class Service:
         for agent in {agent for agent, _ in streams} & self._boxes.keys():
             self._boxes[agent].changed()
 
-    async def _take_notes(self, catalog: Catalog, targets: list[Target], fanout: Fanout) -> None:
-        """Record what `verify` commands find while this service holds the catalog."""
-        hands = Hands("notes", 1)  # a share that hangs in it must not hold up the end of the service
-        call = partial(
-            take_notes,
-            self._settings.state,
-            catalog,
-            targets,
-            clock=self._clock,
-            disk=self._disk,
-            changed=fanout.rescan,
-        )
+    async def _watch_config(self, following: Following, ingest: Ingest) -> None:
+        """Follow the configuration file: what can be changed under way is, the rest is told. Never ends anything."""
+        if self._config is None:
+            await asyncio.Event().wait()
+            return
+        watch, hands = ConfigWatch(self._config, self._settings), Hands("config", 1)
         while True:
             try:
-                await hands.run(call)
-            except SyncFailed:
-                raise
-            except DiskError as error:
-                log.warning("what `verify` found can't be taken in now", error=str(error), hint=error.hint)
-            await self._clock.sleep(NOTES_EVERY)
+                change = await hands.run(watch.look)
+                if change is not None:
+                    self._follow(change, following, ingest)
+                    watch.running = change.settings
+            except HometapeError as error:
+                self._told = {"error": str(error), "restart": []}
+                log.error("the changed configuration can't be used; the old one stays", error=str(error))
+            await self._clock.sleep(CONFIG_EVERY)
+
+    def _follow(self, change: Change, following: Following, ingest: Ingest) -> None:
+        """Go on by the changed settings. Raises ConfigError if a target can't be; then nothing changes."""
+        following.use(change)
+        if change.followed:
+            ingest.use(change.settings)
+            for box in self._boxes.values():
+                box.changed()
+            log.info("the changed configuration is followed", changed=list(change.followed))
+        if change.restart and list(change.restart) != self._told["restart"]:
+            log.warning("changed in the configuration: restart to use it", changed=list(change.restart))
+        self._told = {"error": "", "restart": list(change.restart)}
 
     async def _watch(self, ingest: Ingest) -> None:
         raise await ingest.wait_failed()
 
-    async def _report(self, ingress: Ingress | None, fanout: Fanout) -> None:
+    async def _report(self, ingress: Ingress | None, following: Following) -> None:
         """Leave what only this process knows for `tape-receiver status`, again and again."""
         while True:
-            lanes = fanout.views()
+            lanes = following.views()
             facts = {
                 "pid": os.getpid(),
                 "port": ingress.port if ingress is not None else None,
                 "connected": dict(ingress.connected) if ingress is not None else {},
                 "lanes": [_lane(lane) for lane in lanes],
+                "config": self._told,
             }
             try:
                 await asyncio.to_thread(write_live, self._settings.state, facts, clock=self._clock, disk=self._disk)
