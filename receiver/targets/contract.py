@@ -9,7 +9,7 @@ be called from several threads at once; callers on an event loop run them in thr
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -232,6 +232,10 @@ class Target(ABC):
     @abstractmethod
     def sums(self, folder: str) -> dict[str, str]:
         """File name -> SHA-256 as noted for a folder."""
+
+    def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
+        """Put right what SHA256SUMS of a folder says of these files, durably: file name -> SHA-256."""
+        self.note_sums([(f"{folder}/{name}", sha256) for name, sha256 in right.items()])
 
     @abstractmethod
     def free(self) -> int | None:

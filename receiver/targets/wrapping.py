@@ -1,6 +1,6 @@
 """A target around another: passes everything on. What a wrapper changes, it overrides."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from receiver.targets.contract import Entry, Parcel, Proof, State, Target
@@ -55,6 +55,10 @@ class Wrapper(Target):
     def sums(self, folder: str) -> dict[str, str]:
         """See the contract."""
         return self.inner.sums(folder)
+
+    def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
+        """See the contract."""
+        self.inner.mend_sums(folder, right)
 
     def free(self) -> int | None:
         """See the contract."""
