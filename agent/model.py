@@ -67,7 +67,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A segment as the outbox knows it. `path` is relative to the spool. Sizes in bytes, times in ns."""
+    """A segment as the outbox knows it. `path` is relative to the spool. Sizes in bytes, times in ns.
+
+    `again`: home held it once and lacks it now, so it is sent behind what is new.
+    """
 
     id: int
     stream: str
@@ -80,6 +83,7 @@ class Spooled:
     sealed_ns: int
     state: State = State.SEALED
     reason: str = ""
+    again: bool = False
 
 
 class EventKind(StrEnum):

@@ -83,11 +83,18 @@ class Outbox:
 
     # ---- the push side
 
-    def unsent(self, limit: int, *, excluding: Collection[int] = ()) -> list[Spooled]:
-        """Segments home does not hold, oldest first, without those `excluding` names (already under way)."""
+    def unsent(self, limit: int, *, excluding: Collection[int] = (), again: bool = False) -> list[Spooled]:
+        """Segments home does not hold, oldest first, without those `excluding` names (already under way).
+
+        `again`: those that home held once, which travel behind what is new.
+        """
         skip = set(excluding)
         with self._store.reading() as db:
-            found = rows.select(db, "WHERE s.state = 'sealed' ORDER BY s.id LIMIT ?", (limit + len(skip),))
+            found = rows.select(
+                db,
+                "WHERE s.state = 'sealed' AND s.again = ? ORDER BY s.id LIMIT ?",
+                (int(again), limit + len(skip)),
+            )
         return [one for one in found if one.id not in skip][:limit]
 
     def mark_held(self, ids: Sequence[int]) -> None:

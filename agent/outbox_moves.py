@@ -70,13 +70,17 @@ class Moves:
                 found = [one for id_ in ids for one in rows.select(db, "WHERE s.id = ?", (id_,))]
             self.move([(one, event, reason) for one in found])
 
-    def move(self, moves: Sequence[Move], *, stream: str = "", issued_ns: int = -1) -> int:
-        """Perform moves; the number of segments released. `issued_ns`: of the receipt of `stream` behind them."""
+    def move(self, moves: Sequence[Move], *, stream: str = "", issued_ns: int = -1, again: bool = False) -> int:
+        """Perform moves, in one transaction; the number of segments released.
+
+        `issued_ns`: of the receipt of `stream` behind them. `again`: what becomes sealed by them is sent behind what
+        is new.
+        """
         with self.lock:
             steps = [(one, event, reason, *step(one.state, event)) for one, event, reason in moves]
             changed = [(one, after, reason) for one, _, reason, after, _ in steps if after is not one.state]
             if changed:
-                self._record(changed, stream, issued_ns)
+                self._record(changed, stream, issued_ns, again=again)
             for one, event, reason, after, actions in steps:
                 if Action.REPORT in actions:
                     facts = {"stream": one.stream, "segment": str(one.name), "state": after.value}
@@ -88,12 +92,14 @@ class Moves:
             released = sum(after is State.RELEASED for _, after, _ in changed)
             return released + (self.move(freed) if freed else 0)
 
-    def _record(self, changed: Sequence[tuple[Spooled, State, str]], stream: str, issued_ns: int) -> None:
+    def _record(
+        self, changed: Sequence[tuple[Spooled, State, str]], stream: str, issued_ns: int, *, again: bool
+    ) -> None:
         lost = [self._gap(one, reason) for one, after, reason in changed if after is State.LOST]
         with self._store.transaction() as db:
             db.executemany(
-                "UPDATE segments SET state = ?, reason = ? WHERE id = ?",
-                [(after.value, reason, one.id) for one, after, reason in changed],
+                "UPDATE segments SET state = ?, reason = ?, again = ? WHERE id = ?",
+                [(after.value, reason, again and after is State.SEALED, one.id) for one, after, reason in changed],
             )
             if issued_ns >= 0:
                 db.execute("UPDATE streams SET receipt_ns = ? WHERE name = ?", (issued_ns, stream))

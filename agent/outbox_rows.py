@@ -5,12 +5,13 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from agent import outbox_blocks
 from agent.model import Event, KnownFile, Origin, Spooled, State
 from tape import digest
 from tape.names import SegmentName
 
 _SEGMENT = """SELECT s.id, t.name AS stream, s.epoch, s.seq, s.digest, s.suffix, s.size, s.sha256, s.chain, s.rows,
-    s.sealed_ns, s.state, s.reason FROM segments s JOIN streams t ON t.id = s.stream """
+    s.sealed_ns, s.state, s.reason, s.again FROM segments s JOIN streams t ON t.id = s.stream """
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def spooled(row: sqlite3.Row) -> Spooled:
         sealed_ns=row["sealed_ns"],
         state=State(row["state"]),
         reason=row["reason"],
+        again=bool(row["again"]),
     )
 
 
@@ -102,7 +104,8 @@ def stream_id(db: sqlite3.Connection, stream: str, genesis: str) -> int:
 
 
 def insert_segment(db: sqlite3.Connection, stream: int, new: Spooled) -> int:
-    """Add a segment's row; its id."""
+    """Add a segment's row, and count it in its block; its id."""
+    outbox_blocks.note(db, stream, new.name.epoch, new.name.seq, new.name.digest)
     cursor = db.execute(
         "INSERT INTO segments (stream, epoch, seq, digest, suffix, size, sha256, chain, rows, sealed_ns, state, reason)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

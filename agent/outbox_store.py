@@ -12,14 +12,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent import outbox_blocks
 from tape.durable import Disk
 from tape.errors import DiskFull, HometapeError, StoreError, SyncFailed
 
-VERSION = 1
+VERSION = 2
 RESERVE = 4 * 2**20
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY,
@@ -48,9 +49,10 @@ CREATE TABLE segments (
     sealed_ns INTEGER NOT NULL,
     state TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
+    again INTEGER NOT NULL DEFAULT 0,
     UNIQUE (stream, epoch, seq)
 );
-CREATE INDEX unsent ON segments (id) WHERE state = 'sealed';
+CREATE INDEX unsent ON segments (again, id) WHERE state = 'sealed';
 CREATE INDEX live ON segments (stream, epoch, seq) WHERE state <> 'released';
 CREATE INDEX done ON segments (id) WHERE state = 'released';
 CREATE TABLE files (
@@ -75,7 +77,12 @@ CREATE TABLE files (
 CREATE INDEX by_source ON files (source);
 CREATE TABLE forms (id INTEGER PRIMARY KEY, body TEXT NOT NULL UNIQUE);
 CREATE TABLE events (start INTEGER PRIMARY KEY, line BLOB NOT NULL);
-"""
+{outbox_blocks.TABLES}"""
+_FROM_1 = f"""
+ALTER TABLE segments ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
+DROP INDEX unsent;
+CREATE INDEX unsent ON segments (again, id) WHERE state = 'sealed';
+{outbox_blocks.TABLES}"""
 
 
 class Store:
@@ -94,7 +101,7 @@ class Store:
         try:
             with self._errors():
                 self._prepare()
-        except HometapeError:
+        except BaseException:
             self._db.close()
             raise
         disk.sync_dir(path.parent)
@@ -166,6 +173,16 @@ class Store:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise StoreError(f"{self._path} is damaged: {found}", hint=self._hint())
+        if version == 1:
+            self._migrate()
+
+    def _migrate(self) -> None:
+        """Format 1 knew no sums over blocks and no segments that are sent again: all of it, or nothing."""
+        with self.transaction() as db:
+            for statement in filter(str.strip, _FROM_1.split(";")):
+                db.execute(statement)
+            outbox_blocks.fill(db)
+            db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _fill_reserve(self) -> None:
         if not self._reserve.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tape.footer import Footer
+from tape.inventory import Page
 from tape.names import BundleName, SegmentName, SegmentPath
 
 
@@ -57,6 +58,9 @@ class Committer(Protocol):
 
     async def receipt(self, agent: str, stream: str) -> bytes | None:
         """The signed receipt of a stream, fresh; None if the stream is not known."""
+
+    async def inventory(self, agent: str, page: Page) -> bytes | None:
+        """A page over what is held of an agent, fresh; None if nothing is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tape.errors import NameRefused
+from tape.inventory import FOLDER as INVENTORY
+from tape.inventory import Page
 from tape.names import BundleName, SegmentName, check_stream
 
 BUNDLES = ".bundles"
@@ -20,16 +22,21 @@ class Kind(Enum):
     PART = "part"  # an upload under way
     FINAL = "final"  # the name an upload is delivered under
     RECEIPT = "receipt"
+    INVENTORY = "inventory"
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A path that the grammar allows. `path` is its one spelling, from `/`; `stream` is "" for bundles and folders."""
+    """A path that the grammar allows. `path` is its one spelling, from `/`; `stream` is "" for bundles and folders.
+
+    `page`: which one, where it is one of the inventory.
+    """
 
     kind: Kind
     path: str
     stream: str = ""
     name: SegmentName | BundleName | None = None
+    page: Page | None = None
 
 
 def locate(raw: bytes) -> Spot:
@@ -48,6 +55,8 @@ def locate(raw: bytes) -> Spot:
         return _bundle(parts)
     if parts[0] == RECEIPTS:
         return _receipt(parts)
+    if parts[0] == INVENTORY:
+        return _inventory(bare, parts)
     return _segment(bare, parts)
 
 
@@ -68,6 +77,14 @@ def _receipt(parts: list[str]) -> Spot:
         stream = check_stream(rest.removesuffix(_JSON))
         return Spot(Kind.RECEIPT, f"/{RECEIPTS}/{rest}", stream=stream)
     return Spot(Kind.FOLDER, f"/{RECEIPTS}/{check_stream(rest.removesuffix('/'))}")
+
+
+def _inventory(bare: str, parts: list[str]) -> Spot:
+    """A page; every page's name looks like a stream's too, so a folder of them can't be told apart from none."""
+    if parts[1:] in ([], [""]):
+        return Spot(Kind.FOLDER, f"/{INVENTORY}")
+    page = Page.parse(f"/{bare}")
+    return Spot(Kind.INVENTORY, f"/{bare}", stream=page.stream, page=page)
 
 
 def _segment(bare: str, parts: list[str]) -> Spot:

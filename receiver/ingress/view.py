@@ -1,8 +1,9 @@
 """The add-only view of one session: what may be asked, and what each request does.
 
 Allowed: create an upload exclusively, write it from start to end, close it, rename it to its own name
-(which commits it), and read receipts. Folders are virtual and look alike whether or not anything is
-stored in them; a delivered file does not exist here. Whatever is not in the table is not supported.
+(which commits it), and read receipts and pages of the inventory, which are made when they are opened.
+Folders are virtual and look alike whether or not anything is stored in them; a delivered file does not
+exist here. Whatever is not in the table is not supported.
 
 A request is answered at once where nothing has to be waited for; else its method gives an awaitable, and
 the requests behind it go on meanwhile: order matters per upload, and each upload keeps its own.
@@ -27,7 +28,7 @@ Reply = bytes | Awaitable[bytes]
 
 EXTENSIONS = [b"posix-rename@openssh.com", b"fsync@openssh.com", b"limits@openssh.com"]
 _HARMLESS = wire.ATTR_MODE | wire.ATTR_TIMES
-_MAX_RECEIPTS = 4
+_MAX_READ = 4
 _MAX_FAILED = 64
 _RETRY = Outcome(Answer.RESEND, "the receiver could not store it")
 
@@ -64,7 +65,8 @@ class View:
         self._uploads: dict[str, Arrival] = {}  # by the path of the .part
         self._failed: dict[str, str] = {}  # closed in failure; why, for the rename that may follow
         self._handles: dict[bytes, tuple[str, Arrival]] = {}
-        self._receipts: dict[bytes, bytes] = {}
+        self._reading: dict[bytes, bytes] = {}  # receipts and pages that are open
+        self._making = 0  # more of them, not made yet
         self._last_handle = 0
         self._ended = False
         self._requests: dict[int, Callable[[int, wire.Fields], Reply]] = {
@@ -105,7 +107,7 @@ class View:
             self._drop(arrival)
         self._uploads.clear()
         self._handles.clear()
-        self._receipts.clear()
+        self._reading.clear()
 
     # ------------------------------------------------------------------ uploads
 
@@ -114,8 +116,8 @@ class View:
         fields.attrs()
         fields.end()
         spot = _spot(raw)
-        if spot is not None and spot.kind is Kind.RECEIPT and flags == wire.FLAG_READ:
-            return self._open_receipt(number, spot)
+        if spot is not None and spot.kind in _READABLE and flags == wire.FLAG_READ:
+            return self._open_readable(number, spot)
         wanted = wire.FLAG_WRITE | wire.FLAG_CREATE
         allowed = wanted | wire.FLAG_TRUNCATE | wire.FLAG_EXCLUSIVE
         if spot is None or spot.kind is not Kind.PART or flags & wanted != wanted or flags & ~allowed:
@@ -125,7 +127,7 @@ class View:
             return self._no(number, wire.FAILURE, "that upload exists already", f"open again {spot.path}")
         if earlier is not None:  # an attempt that was closed and not delivered: this one starts anew
             self._drop(self._uploads.pop(spot.path))
-        if len(self._uploads) + len(self._receipts) >= self._serving.max_handles:
+        if len(self._uploads) + len(self._reading) >= self._serving.max_handles:
             return self._no(number, wire.FAILURE, "resend: too many uploads at a time", "open: too many")
         why = self._serving.allowance.begin(self._serving.stored(self._serving.agent))
         if why:
@@ -160,7 +162,7 @@ class View:
     def _close(self, number: int, fields: wire.Fields) -> Reply:
         handle = fields.string()
         fields.end()
-        if self._receipts.pop(handle, None) is not None:
+        if self._reading.pop(handle, None) is not None:
             return wire.ok(number)
         found = self._handles.pop(handle, None)
         if found is None:
@@ -249,31 +251,50 @@ class View:
         arrival.discard()
         self._serving.allowance.give_back(arrival.size)
 
-    # ----------------------------------------------------------------- receipts
+    # ------------------------------------------------------------- what can be read
 
-    async def _open_receipt(self, number: int, spot: Spot) -> bytes:
-        if len(self._receipts) >= _MAX_RECEIPTS:
-            return self._no(number, wire.FAILURE, "too many receipts open", "open: too many receipts")
-        content = await self._receipt(spot)
+    async def _open_readable(self, number: int, spot: Spot) -> bytes:
+        if len(self._reading) + self._making >= _MAX_READ:
+            return self._no(number, wire.FAILURE, _TOO_MANY_READ, "open: too many to read")
+        content = await self._content(spot)
         if content is None or self._ended:
             return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
+        if not content:
+            return self._no(number, wire.FAILURE, _NOT_MADE, "open: could not be made")
         handle = self._new_handle()
-        self._receipts[handle] = content
+        self._reading[handle] = content
         return wire.handle(number, handle)
 
-    async def _receipt(self, spot: Spot) -> bytes | None:
+    async def _stat_readable(self, number: int, spot: Spot) -> bytes:
+        if len(self._reading) + self._making >= _MAX_READ:
+            return self._no(number, wire.FAILURE, _TOO_MANY_READ, "stat: too many to read")
+        content = await self._content(spot)
+        if content is None:
+            return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
+        if not content:
+            return self._no(number, wire.FAILURE, _NOT_MADE, "stat: could not be made")
+        return wire.file_attrs(number, len(content))
+
+    async def _content(self, spot: Spot) -> bytes | None:
+        """What lies at a spot that can be read, made now; None: nothing, empty: it could not be made."""
+        serving = self._serving
+        self._making += 1
         try:
-            return await self._serving.committer.receipt(self._serving.agent, spot.stream)
+            if spot.page is not None:
+                return await serving.committer.inventory(serving.agent, spot.page)
+            return await serving.committer.receipt(serving.agent, spot.stream)
         except (HometapeError, OSError) as error:
-            _log.error("no receipt could be made", agent=self._serving.agent, stream=spot.stream, error=str(error))
-            return None
+            _log.error("nothing could be served", agent=serving.agent, path=spot.path, error=str(error))
+            return b""
+        finally:
+            self._making -= 1
 
     def _read(self, number: int, fields: wire.Fields) -> Reply:
         handle, offset, length = fields.string(), fields.u64(), fields.u32()
         fields.end()
-        content = self._receipts.get(handle)
+        content = self._reading.get(handle)
         if content is None:
-            return self._no(number, wire.PERMISSION_DENIED, "only receipts can be read", "read")
+            return self._no(number, wire.PERMISSION_DENIED, "only receipts and the inventory can be read", "read")
         piece = content[offset : offset + min(length, wire.MAX_READ)]
         return wire.data(number, piece) if piece else wire.status(number, wire.EOF, "end of file")
 
@@ -286,23 +307,17 @@ class View:
             return wire.folder_attrs(number)
         if spot is not None and spot.path in self._uploads:
             return wire.file_attrs(number, self._uploads[spot.path].size)
-        if spot is not None and spot.kind is Kind.RECEIPT:
-            return self._stat_receipt(number, spot)
+        if spot is not None and spot.kind in _READABLE:
+            return self._stat_readable(number, spot)
         return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
-
-    async def _stat_receipt(self, number: int, spot: Spot) -> bytes:
-        content = await self._receipt(spot)
-        if content is None:
-            return wire.status(number, wire.NO_SUCH_FILE, _NO_FILE)
-        return wire.file_attrs(number, len(content))
 
     def _fstat(self, number: int, fields: wire.Fields) -> Reply:
         handle = fields.string()
         fields.end()
         if handle in self._handles:
             return wire.file_attrs(number, self._handles[handle][1].size)
-        if handle in self._receipts:
-            return wire.file_attrs(number, len(self._receipts[handle]))
+        if handle in self._reading:
+            return wire.file_attrs(number, len(self._reading[handle]))
         return self._no(number, wire.FAILURE, _NO_HANDLE, "fstat: no such handle")
 
     def _setstat(self, number: int, fields: wire.Fields) -> Reply:
@@ -349,6 +364,9 @@ class View:
         return wire.status(number, code, message)
 
 
+_READABLE = (Kind.RECEIPT, Kind.INVENTORY)
+_TOO_MANY_READ = "too many receipts or pages open"
+_NOT_MADE = "resend: the receiver could not make it"
 _NO_FILE = "no such file"
 _NO_HANDLE = "no such handle"
 _ONLY_PARTS = "uploads are created as <stream>/<name>.part and written once; nothing else can be opened"

@@ -11,6 +11,9 @@ from typing import Any
 import asyncssh
 import pytest
 
+from tape.errors import StoreError
+from tape.inventory import ROOT
+from tape.inventory_pages import decode_entries
 from tape.names import BundleName
 from tests.support import rawsftp as raw
 from tests.support import wait_until_async
@@ -187,6 +190,28 @@ async def _too_many_receipts(at: Scene) -> list[Reply]:
     return [await at.sftp.open(path, raw.READ_FLAG)]
 
 
+async def _too_many_pages(at: Scene) -> list[Reply]:
+    """At once, so that those still being made count too."""
+    path = f"/.inventory/{STREAM}/{EPOCH}"
+    for _ in range(8):
+        at.sftp.send(raw.OPEN, raw.text(path), raw.u32(raw.READ_FLAG), raw.NO_ATTRS)
+    replies = [(await at.sftp.receive())[1] for _ in range(8)]
+    opened = [reply for reply in replies if reply.kind == raw.HANDLE]
+    assert len(opened) <= 4, "more pages were made at a time than one session may have"
+    assert opened, "not even one page could be opened"
+    stat = await at.sftp.ask(raw.STAT, raw.text(path))
+    return [*(reply for reply in replies if reply.kind != raw.HANDLE), stat]
+
+
+async def _write_to_page(at: Scene) -> list[Reply]:
+    handle = (await at.sftp.open("/.inventory/root", raw.READ_FLAG)).handle
+    return [
+        await at.sftp.write(handle, 0, b"forged"),
+        await at.sftp.ask(raw.READDIR, raw.text(handle)),
+        await at.sftp.ask(raw.FSETSTAT, raw.text(handle), raw.u32(1), raw.u64(0)),
+    ]
+
+
 async def _write_to_receipt(at: Scene) -> list[Reply]:
     handle = (await at.sftp.open(f"/.receipts/{STREAM}.json", raw.READ_FLAG)).handle
     return [await at.sftp.write(handle, 0, b"forged")]
@@ -206,10 +231,21 @@ STRANGE_PATHS: list[str | bytes] = [
     f"/a\0b/{N}.part", f"/a/{N}.part\0.txt", f"/a\n/{N}.part", b"/a/\xff\xfe.part", f"/a/{str(N).upper()}.part",
     f"/{N}.part", f"/.receipts/{N}.part", "/.receipts/a.json", f"/.bundles/{N}.part", "/.bundles/x.bundle.part",
     f"/.bundles/../a/{N}.part", f"/.bundles/a/{BundleName(EPOCH, N.digest)}.part", "/.inventory/a/" + EPOCH,
+    "/.inventory/root.part", f"/.inventory/{N}.part", f"/.inventory/{STREAM}/{EPOCH}/b0.part",
+    f"/.inventory/{STREAM}/{EPOCH}/{N}.part", "/.inventory/index-" + EPOCH,
     "/.ssh/authorized_keys", "/etc/passwd.part", "/etc/shadow", f"/{'/'.join('abcdefghi')}/{N}.part",
     f"/{'x' * 65}/{N}.part", f"/{'y' * 60}/{'y' * 60}/{'y' * 60}/{'y' * 60}/{N}.part", f"/{'z' * 5000}",
     f"/a/{EPOCH}-1-{N.digest}.parquet.part", f"/a/{N}.part.part", f"/a/{EPOCH}-{0:012d}-{N.digest}.part.part",
     f"/a/{N}.part/", f"/a/{N}", f"~/{N}.part", f"/$(touch x)/{N}.part", f"/-rf/{N}.part", f"/a*/{N}.part", "", "/", ".",
+]  # fmt: skip
+
+STRANGE_PAGES = [
+    "/.inventory", "/.inventory/", "/.inventory/beta/root", "/.inventory/../beta/root", "/.inventory/root/../root",
+    f"/.inventory/beta/{STREAM}/{EPOCH}", f"/.inventory/{STREAM}/{'f' * 16}", f"/.inventory/no/such/{EPOCH}",
+    f"/.inventory/{STREAM}/{EPOCH}/7", f"/.inventory/{STREAM}/{EPOCH}/b7", f"/.inventory/{STREAM}/{EPOCH}/b-1",
+    f"/.inventory/{STREAM}/{EPOCH}/b00", f"/.inventory/{STREAM}/{EPOCH}/b{1 << 64}", f"/.inventory/{STREAM}/{EPOCH}/*",
+    f"/.inventory/{STREAM}/*/b0", f"/.inventory/{STREAM}' OR 1=1 --/{EPOCH}", f"/.inventory/{STREAM}/{EPOCH}/b0\0",
+    f"/.inventory/{STREAM}/{EPOCH}/{N}", f"/.inventory/index-{'f' * 16}", "/.inventory/index-*", "/.inventory/index-",
 ]  # fmt: skip
 
 ONE_TIB = 1 << 40
@@ -232,6 +268,16 @@ ATTEMPTS: dict[str, Attempt] = {
     "write through a receipt's handle": _write_to_receipt,
     "too many handles": _too_many_handles,
     "too many receipts": _too_many_receipts,
+    "too many pages of the inventory": _too_many_pages,
+    "write through a page's handle": _write_to_page,
+    "write a page of the inventory": opening("/.inventory/root", raw.WRITE_FLAG | raw.CREATE),
+    "read and write a page": opening("/.inventory/root", raw.READ_FLAG | raw.WRITE_FLAG),
+    **{f"read the page {path}"[:60]: opening(path, raw.READ_FLAG) for path in STRANGE_PAGES},
+    "list the inventory": asking(raw.OPENDIR, raw.text("/.inventory")),
+    "list an epoch's inventory": asking(raw.OPENDIR, raw.text(f"/.inventory/{STREAM}/{EPOCH}")),
+    "delete a page": asking(raw.REMOVE, raw.text("/.inventory/root")),
+    "rename into the inventory": renaming(PART, f"/.inventory/{STREAM}/{EPOCH}"),
+    "rename a page": renaming("/.inventory/root", f"/{STREAM}/{N}"),
     "write a sparse terabyte": _writing(ONE_TIB),
     "write behind a gap": _writing(len(NEW) + 1),
     "rewind": _writing(0),
@@ -342,6 +388,35 @@ async def test_what_is_stored_can_not_be_told_from_what_is_not(tmp_path: Path) -
         for path in (OLD_PATH, never):
             reply = await at.sftp.open(f"{path}.part")
             assert reply.kind == raw.HANDLE
+
+
+async def test_the_inventory_shows_an_agent_its_own_and_nothing_else(tmp_path: Path) -> None:
+    """What another agent delivers changes no page; of its streams and epochs there is nothing to be seen."""
+    async with scene(tmp_path) as at:
+        pages = [str(ROOT), f"/.inventory/index-{EPOCH}", f"/.inventory/{STREAM}/{EPOCH}/b0"]
+        before = [await at.sftp.fetch(path) for path in pages]
+        assert decode_entries(0, before[-1]) == {0: bytes.fromhex(OLD_NAME.digest)}
+        other = tmp_path / "store" / "beta" / "secret" / str(segment(b"of beta", 3, epoch="b" * 16))
+        other.parent.mkdir()
+        other.write_bytes(b"of beta")
+        try:
+            assert [await at.sftp.fetch(path) for path in pages] == before
+            for path in ("/.inventory/index-" + "b" * 16, f"/.inventory/secret/{'b' * 16}"):
+                assert (await at.sftp.open(path, raw.READ_FLAG)).code == raw.NO_SUCH_FILE
+                assert (await at.sftp.ask(raw.STAT, raw.text(path))).code == raw.NO_SUCH_FILE
+        finally:
+            other.unlink()
+
+
+async def test_a_page_that_can_not_be_made_is_asked_for_again(tmp_path: Path) -> None:
+    """A failing catalog is not an empty one: the agent is told to come back, and nothing of the reason."""
+    async with scene(tmp_path) as at:
+        at.house.store.error = StoreError("/state/catalog.db is damaged")
+        reply = await at.sftp.open("/.inventory/root", raw.READ_FLAG)
+        assert (reply.code, reply.message.partition(":")[0]) == (raw.FAILURE, "resend")
+        assert not [leak for leak in LEAKS if leak in reply.message]
+        at.house.store.error = None
+        assert await at.sftp.fetch("/.inventory/root")
 
 
 async def test_an_upload_larger_than_allowed_is_refused(tmp_path: Path) -> None:

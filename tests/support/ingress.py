@@ -17,8 +17,10 @@ from tape import keys, sshtune
 from tape.clock import SYSTEM, Clock
 from tape.digest import digest_of, xxh3
 from tape.durable import DISK, Disk
+from tape.inventory import Page, answer
 from tape.names import BundleName, SegmentName
 from tape.receipt import EpochReceipt, Receipt, new_key, to_ranges
+from tests.support.inventories import PlainTree
 from tests.support.needs import need_program
 
 EPOCH = "00c0ffee00c0ffee"
@@ -95,6 +97,19 @@ class Store:
         epochs = {name.epoch: [n.seq for n in held if n.epoch == name.epoch] for name in held}
         parts = {epoch: EpochReceipt(held=to_ranges(seqs)) for epoch, seqs in epochs.items()}
         return Receipt(agent, stream, self._issued, parts).sign(self._key)
+
+    async def inventory(self, agent: str, page: Page) -> bytes | None:
+        """A page over what is held of an agent."""
+        if self.error is not None:
+            raise self.error
+        return await asyncio.to_thread(self._page, agent, page)
+
+    def _page(self, agent: str, page: Page) -> bytes | None:
+        root = self.root / agent
+        found = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".bundle"]
+        names = [(path.parent.relative_to(root).as_posix(), SegmentName.parse(path.name)) for path in found]
+        held = {(stream, name.epoch, name.seq): bytes.fromhex(name.digest) for stream, name in names}
+        return answer(PlainTree(held), page)
 
 
 class House:

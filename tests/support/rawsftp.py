@@ -110,6 +110,14 @@ class RawSftp:
         """Open a file."""
         return await self.ask(OPEN, text(path), u32(flags), NO_ATTRS)
 
+    async def fetch(self, path: str) -> bytes:
+        """A small file's bytes; AssertionError if it can't be read."""
+        handle = (await self.open(path, READ_FLAG)).handle
+        reply = await self.ask(READ, text(handle), u64(0), u32(1 << 20))
+        await self.close(handle)
+        assert reply.kind == DATA, reply
+        return reply.fields[4:]
+
     async def write(self, handle: bytes, offset: int, content: bytes) -> Reply:
         """Write at an offset."""
         return await self.ask(WRITE, text(handle), u64(offset), text(content))

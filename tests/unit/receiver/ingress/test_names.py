@@ -6,10 +6,17 @@ from hypothesis import strategies as st
 
 from receiver.ingress.names import Kind, Spot, locate
 from tape.errors import NameRefused
+from tape.inventory import ROOT, Level, Page
 from tape.names import BundleName, SegmentName, check_stream
 
 SEGMENT = SegmentName("00c0ffee00c0ffee", 7, "0" * 32)
 BUNDLE = BundleName("00c0ffee00c0ffee", "f" * 32)
+EPOCH = "00c0ffee00c0ffee"
+
+
+def page(wanted: Page) -> Spot:
+    """The spot of a page of the inventory."""
+    return Spot(Kind.INVENTORY, str(wanted), wanted.stream, page=wanted)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +37,17 @@ BUNDLE = BundleName("00c0ffee00c0ffee", "f" * 32)
         ("/.receipts/a/b", Spot(Kind.FOLDER, "/.receipts/a/b")),
         ("/.receipts/a/b.json", Spot(Kind.RECEIPT, "/.receipts/a/b.json", "a/b")),
         ("/.receipts/a/b.json.json", Spot(Kind.RECEIPT, "/.receipts/a/b.json.json", "a/b.json")),
+        ("/.inventory", Spot(Kind.FOLDER, "/.inventory")),
+        ("/.inventory/", Spot(Kind.FOLDER, "/.inventory")),
+        ("/.inventory/root", page(ROOT)),
+        (f".inventory/index-{EPOCH}", page(Page(Level.INDEX, EPOCH))),
+        (f"/.inventory/a/b/{EPOCH}", page(Page(Level.SPANS, EPOCH, "a/b"))),
+        (f"/.inventory/a/b/{EPOCH}/3", page(Page(Level.BLOCKS, EPOCH, "a/b", 3))),
+        (f"/.inventory/a/b/{EPOCH}/b77", page(Page(Level.ENTRIES, EPOCH, "a/b", 77))),
     ],
 )
 def test_what_paths_mean(path: str, spot: Spot) -> None:
-    """Folders, uploads, deliveries and receipts, absolute or from the root."""
+    """Folders, uploads, deliveries, receipts and pages of the inventory, absolute or from the root."""
     assert locate(path.encode()) == spot
 
 
@@ -45,6 +59,12 @@ def test_what_paths_mean(path: str, spot: Spot) -> None:
         f"/a/{str(SEGMENT).removesuffix('parquet')}part", f"/a/{str(SEGMENT).removesuffix('parquet')}part.part",
         f"/.bundles/{SEGMENT}", f"/a/.bundles/{BUNDLE}",
         f"/.bundles/a/{BUNDLE}", "/.bundles//", "/.receipts/A.json", "/.receipts/.json", "/.receipts//a.json", "/.x",
+        "/.inventory/roots", "/.inventory/root/", "/.inventory//root", "/.inventory/../root",
+        f"/.inventory/{EPOCH}", f"/.inventory/a/{EPOCH}/", f"/.inventory/a/{EPOCH}/03", f"/.inventory/a/{EPOCH}/-1",
+        f"/.inventory/a/{EPOCH}/b", f"/.inventory/a/{EPOCH}/b1/2", f"/.inventory/a/{EPOCH}/9999999999",
+        f"/.inventory/A/{EPOCH}", f"/.inventory/a/{EPOCH.upper()}", f"/.inventory/con/{EPOCH}/b1",
+        f"/.inventory/a/{EPOCH}/b1.part", f"/.inventory/index-{EPOCH[1:]}", f"/a/.inventory/{EPOCH}",
+        f"/.inventory/../../a/{EPOCH}", f"/.inventory/a/../{EPOCH}", "/.inventory/a/b",
         "/a/x.part", "/" + "a" * 600, "/" + "/".join("abcdefghi"),
     ],
 )  # fmt: skip
@@ -55,8 +75,9 @@ def test_what_does_not_exist(path: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["a", "b-1", "..", ".", "", "A", "con", ".bundles", ".receipts", str(SEGMENT), str(BUNDLE), ".part", ".json", "\0"]
-)
+    ["a", "b-1", "..", ".", "", "A", "con", ".bundles", ".receipts", ".inventory", "root", EPOCH, "b7", "7",
+     str(SEGMENT), str(BUNDLE), ".part", ".json", "\0"]
+)  # fmt: skip
 
 
 @given(st.one_of(st.binary(max_size=80), st.lists(PIECES, max_size=6).map(lambda p: "/".join(p).encode()),
@@ -75,3 +96,4 @@ def test_what_is_taken_is_harmless_and_spelled_once(raw: bytes) -> None:
     if spot.stream:
         assert check_stream(spot.stream) == spot.stream
     assert (spot.name is not None) == (spot.kind in (Kind.PART, Kind.FINAL))
+    assert (spot.page is not None) == (spot.kind is Kind.INVENTORY)
