@@ -7,17 +7,14 @@ root are looked at before and after each put: what was written while a mount van
 """
 
 import contextlib
-import errno
 import io
 import os
 import shutil
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from receiver.targets.contract import (
-    SUMS,
     Capabilities,
     Condition,
     Entry,
@@ -32,7 +29,9 @@ from receiver.targets.contract import (
     is_own,
 )
 from receiver.targets.marker import check_marker, identity, write_readme
-from receiver.targets.sums import format_lines, read_sums, repair
+from receiver.targets.medium import GONE_HINT, drop_pages, is_forbidden, is_gone, is_shaky, takes_writes
+from receiver.targets.mounts import own_mount
+from receiver.targets.sums import SumsFiles, read_sums
 from tape.digest import BLOCK, BothDigests, new_xxh3
 from tape.durable import DISK, Disk, named
 from tape.errors import (
@@ -51,25 +50,26 @@ TEMP_FOLDER = ".hometape-tmp"
 ASIDE_FOLDER = ".hometape-aside"
 RESERVE = 64 * 2**20
 _RESERVE_SHARE = 50
-_KNOWN_FOLDERS = 4096
-_WRITE_PROTECTED, _SHARING = 19, {32, 33}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_Identity = tuple[int, int, int, int]
 
 
 class DirectoryTarget(Target):
-    """A folder with a marker. Thread-safe; one process writes at a time (the service, or a command without it)."""
+    """A folder with a marker. Thread-safe; one process writes at a time (the service, or a command without it).
+
+    `mounted`: it must lie on a mount of its own, so that nothing is written under an empty mount point.
+    """
 
     capabilities = Capabilities(local=True)
     limits = Limits()
 
-    def __init__(self, place: Place, root: Path, *, disk: Disk = DISK) -> None:
+    def __init__(self, place: Place, root: Path, *, mounted: bool = False, disk: Disk = DISK) -> None:
         super().__init__(place)
         self.root = root
+        self._mounted = mounted
         self._disk = disk
-        self._seen: tuple[int, int, int, int] | None = None
-        self._whole: dict[Path, None] = {}  # folders whose SHA256SUMS is known to end well
-        self._sums_lock = threading.Lock()
-        self._full = False
+        self._seen: _Identity | None = None
+        self._sums = SumsFiles(disk)
+        self._full = self._protected = False
         self._instance = ""
 
     # -------------------------------------------------------------------------------------- writing
@@ -78,15 +78,15 @@ class DirectoryTarget(Target):
         """Store segments; see the contract. Raises NameRefused, TargetAbsent before anything was tried."""
         for parcel in parcels:
             check_segment(parcel.path)
-        before = self._present()
+        before = self._present(), self._instance
         with self._mapped():
             self._disk.make_dirs(self.root / TEMP_FOLDER)
-        answers: list[HometapeError | None] = [None] * len(parcels)
+        answers = [self._too_large(parcel) for parcel in parcels]
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
         for number, parcel in enumerate(parcels):
-            if stop is not None:
-                answers[number] = stop
+            if stop is not None or answers[number] is not None:
+                answers[number] = answers[number] or stop
                 continue
             try:
                 staged.append((number, self._stage(parcel), self.root / parcel.path))
@@ -100,6 +100,15 @@ class DirectoryTarget(Target):
         self._place_all(staged, answers)
         self._still(before, answers)
         return answers
+
+    def _too_large(self, parcel: Parcel) -> HometapeError | None:
+        most = self.limits.max_file
+        if most is None or parcel.size <= most:
+            return None
+        return DiskError(
+            f"target {self.id}: its file system holds no file above {most} bytes, {parcel.path} has {parcel.size}",
+            hint="format it with a file system that does (exFAT, NTFS, ext4), or seal smaller segments",
+        )
 
     def _stage(self, parcel: Parcel) -> Path:
         """The bytes of a parcel in a temporary file, proven to be what it promised; not synced yet."""
@@ -155,10 +164,12 @@ class DirectoryTarget(Target):
                 with contextlib.suppress(DiskError):  # whatever stays is cleared by recover
                     self._disk.remove(temp)
 
-    def _still(self, before: tuple[int, int, int, int], answers: list[HometapeError | None]) -> None:
+    def _still(self, before: tuple[_Identity, str], answers: list[HometapeError | None]) -> None:
+        """What was written while the place changed does not count. FAT gives its files new numbers now and then."""
         try:
-            after = self._present()
-            fault = None if after == before else TargetAbsent(f"target {self.id} was changed while it was written to")
+            after, (then, instance) = self._present(), before
+            same = after == then or (instance and instance == self._instance and after[0] == then[0])
+            fault = None if same else TargetAbsent(f"target {self.id} was changed while it was written to")
         except TargetAbsent as error:
             fault = error
         if fault is not None:
@@ -178,42 +189,20 @@ class DirectoryTarget(Target):
                 number += 1
             self._disk.place(source, where)
             self._disk.sync_many([], [where.parent, source.parent])
-            with self._sums_lock:
-                repair(source.parent, self._disk, without={source.name})
+            self._sums.drop(source)
         return where.relative_to(self.root).as_posix()
 
     def note_sums(self, sums: Sequence[tuple[str, str]]) -> None:
         """Append to the SHA256SUMS of each folder, all made durable together."""
         self._present()
-        by_folder: dict[Path, list[tuple[str, str]]] = {}
-        for path, sha256 in sums:
-            file = self.root / check_relative(path)
-            by_folder.setdefault(file.parent, []).append((file.name, sha256))
-        fresh = []
-        with self._sums_lock, self._mapped():
-            for folder, lines in by_folder.items():
-                if self._append_sums(folder, lines):
-                    fresh.append(folder)
-            self._disk.sync_many([folder / SUMS for folder in by_folder], fresh)
+        with self._mapped():
+            self._sums.note((self.root / check_relative(path), sha256) for path, sha256 in sums)
 
-    def _append_sums(self, folder: Path, lines: list[tuple[str, str]]) -> bool:
-        """Append without sync; whether the file is new."""
-        path = folder / SUMS
-        if folder not in self._whole:
-            repair(folder, self._disk)
-            while len(self._whole) >= _KNOWN_FOLDERS:
-                del self._whole[next(iter(self._whole))]
-            self._whole[folder] = None
-        fresh = not path.exists()
-        try:
-            with named(path, "opening"):
-                file = path.open("ab", buffering=0)
-            with file:
-                self._disk.write_all(file, format_lines(lines))
-        except DiskError:
-            self._whole.pop(folder, None)
-            raise
-        return fresh
+    def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
+        """Rewrite the SHA256SUMS of a folder where it is wrong."""
+        self._present()
+        with self._mapped():
+            self._sums.mend(self.root / check_relative(folder), right)
 
     def recover(self) -> None:
         """Delete the temporary files an interrupted put left, and restore a lost README.txt."""
@@ -326,7 +315,8 @@ class DirectoryTarget(Target):
             return State(Condition.ABSENT, str(error), error.hint)
         except OSError as error:
             return State(Condition.ABSENT, f"{self.root}: {error.strerror or error}", TargetAbsent.default_hint)
-        if not os.access(self.root, os.W_OK):
+        self._protected = self._protected and not takes_writes(self.root / TEMP_FOLDER, self._disk)
+        if self._protected or not os.access(self.root, os.W_OK):
             return State(Condition.READ_ONLY, f"{self.root} takes no writes", TargetReadOnly.default_hint)
         reserve = min(RESERVE, usage.total // _RESERVE_SHARE)
         if usage.free < reserve or (self._full and usage.free < 2 * reserve):
@@ -338,21 +328,34 @@ class DirectoryTarget(Target):
         self._present()
         return self._instance
 
-    def _present(self) -> tuple[int, int, int, int]:
-        """The identity of the root; raises TargetAbsent unless the marker is there and right."""
+    def _present(self) -> _Identity:
+        """The identity of the root; raises TargetAbsent unless it is mounted and the marker is there and right."""
         try:
             now = identity(self.root)
         except DiskError:
             now = None
         if now is None or now != self._seen:
-            self._instance = check_marker(self.root, self.id)
-            try:
-                now = identity(self.root)
-            except DiskError as error:
-                raise TargetAbsent(str(error)) from error
-            self._seen = now
-            self._whole.clear()
+            now = self._look()
         return now
+
+    def _look(self) -> _Identity:
+        try:
+            mount = own_mount(self.root)
+        except OSError as error:
+            raise TargetAbsent(f"{self.root}: {error.strerror or error}", hint=GONE_HINT) from error
+        if self._mounted and mount is None:
+            raise TargetAbsent(
+                f"{self.root} is not on a mount of its own: nothing is mounted there",
+                hint=f"mount it; if a plain folder is meant, set `mounted = false` for target {self.id}",
+            )
+        self._instance = check_marker(self.root, self.id)
+        try:
+            self._seen = identity(self.root)
+        except DiskError as error:
+            raise TargetAbsent(str(error)) from error
+        self.limits = replace(type(self).limits, max_file=mount.max_file if mount else None)
+        self._sums.forget()
+        return self._seen
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -361,12 +364,15 @@ class DirectoryTarget(Target):
             yield
         except DiskFull as error:
             raise DiskFull(f"target {self.id}: {error}") from error
-        except SyncFailed:
-            raise
         except (DiskError, OSError) as error:
-            self._present()
             cause = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(cause, OSError) and _is_forbidden(cause):
+            self._present()
+            if isinstance(cause, OSError) and is_gone(cause):
+                raise TargetAbsent(f"target {self.id}: {error}", hint=GONE_HINT) from error
+            if isinstance(error, SyncFailed) or (isinstance(cause, OSError) and is_shaky(cause)):
+                check_marker(self.root, self.id)  # one file, or the whole place?
+            if isinstance(cause, OSError) and is_forbidden(cause) and not isinstance(error, SyncFailed):
+                self._protected = True
                 raise TargetReadOnly(f"target {self.id}: {error}") from error
             if isinstance(error, DiskError):
                 raise
@@ -386,14 +392,3 @@ def _from_source(parcel: Parcel) -> Iterator[bytes]:
         yield from parcel.read()
     except HometapeError as error:
         raise _SourceFault(error) from error
-
-
-def _is_forbidden(error: OSError) -> bool:
-    code = getattr(error, "winerror", None)
-    return code == _WRITE_PROTECTED or (error.errno in _FORBIDDEN and code not in _SHARING)
-
-
-def drop_pages(number: int) -> None:
-    """Ask the system to forget a file's clean pages, so that the next read comes from the medium."""
-    if sys.platform == "linux":
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -5,11 +5,13 @@ disk. The marker is made by `prepare`, on a person's word, and never by itself.
 """
 
 import json
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
 from receiver.targets.contract import MARKER, README
+from receiver.targets.medium import GONE_HINT, drop_pages
 from tape.clock import Clock
 from tape.durable import DISK, Disk, named
 from tape.errors import AlreadyThere, TargetAbsent, TargetError
@@ -53,14 +55,15 @@ def read_marker(root: Path) -> dict[str, object]:
     path = root / MARKER
     try:
         with path.open("rb") as file:
+            drop_pages(file.fileno())  # a disk that is gone still lives in memory
             data = file.read(_MAX)
     except FileNotFoundError:
-        fact = f"{root} has no {MARKER}" if root.is_dir() else f"{root} is not there"
+        fact = f"{root} has no {MARKER}" if os.path.isdir(root) else f"{root} is not there"  # noqa: PTH112 - never raises
         raise TargetAbsent(
             fact, hint="mount or plug in the target; if the folder is new, run `tape-receiver init` to prepare it"
         ) from None
     except OSError as error:
-        raise TargetAbsent(f"{path} can't be read: {error}") from error
+        raise TargetAbsent(f"{path} can't be read: {error.strerror or error}", hint=GONE_HINT) from error
     return parse_marker(data, str(path))
 
 
