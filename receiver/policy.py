@@ -31,18 +31,19 @@ class Rules:
 
     def rule(self, agent: str, stream: str) -> Rule:
         """What a stream's segments must satisfy."""
-        return self._of(agent, stream).rule
+        return self.of(agent, stream).rule
 
     def release(self, agent: str, stream: str) -> Rule:
         """What a stream's segments must satisfy before the server may free them."""
-        return self._of(agent, stream).release
+        return self.of(agent, stream).release
 
     @property
     def standard(self) -> Rule:
         """What holds for streams without a rule of their own."""
         return self.streams[-1].rule
 
-    def _of(self, agent: str, stream: str) -> StreamRule:
+    def of(self, agent: str, stream: str) -> StreamRule:
+        """The entry that holds for a stream."""
         name = f"{agent}/{stream}"
         return next(one for one in self.streams if fnmatchcase(name, one.match))
 
