@@ -24,6 +24,10 @@ from tape.errors import AlreadyThere, DiskError, DiskFull, SyncFailed
 WINDOWS = sys.platform == "win32"
 _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+# File systems of the kernel's own on a local disk: ext2-4, XFS, Btrfs, F2FS, tmpfs, overlay, exFAT, FAT, NTFS3, ZFS.
+_OWN_KERNEL = {
+    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630, 0x2011BAB0, 0x4D44, 0x7366746E, 0x2FC12FC1,
+}  # fmt: skip
 TEMP_PREFIX = ".tmp-"
 SYNC_ALL_ABOVE = 8
 _IN_USE = {5, 32}  # Windows: access denied, sharing violation
@@ -102,6 +106,11 @@ class Disk:
             self.sync_path(path)
         for folder in dirs:
             self.sync_dir(folder)
+
+    def sync_system(self, path: Path) -> None:
+        """Write out all that the file system of a folder still holds in memory, as far as the system can say so."""
+        if WINDOWS or not _syncfs_all([path]):
+            self.sync_dir(path)
 
     def make_dirs(self, path: Path) -> None:
         """Create a folder and its parents durably."""
@@ -251,7 +260,7 @@ def is_temp(path: Path) -> bool:
 
 
 def _syncfs_all(paths: list[Path]) -> bool:
-    """One syncfs(2) per file system that holds these paths; False where the system has none."""
+    """One syncfs(2) per file system that holds these paths; False where one has none that reaches its medium."""
     syncfs = _libc_syncfs()
     if syncfs is None:
         return False
@@ -262,12 +271,24 @@ def _syncfs_all(paths: list[Path]) -> bool:
         try:
             device = os.fstat(number).st_dev
             if device not in done:
+                if not _syncs_whole(number):
+                    return False
                 if syncfs(number) != 0:
                     raise SyncFailed(f"sync of the file system that holds {path} failed")
                 done.add(device)
         finally:
             os.close(number)
     return True
+
+
+def _syncs_whole(number: int) -> bool:
+    """Whether syncfs(2) is as good as an fsync of each file there. A share or a FUSE program need not hear of it."""
+    import ctypes
+
+    found = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None, use_errno=True).fstatfs(number, found) != 0:
+        return False
+    return ctypes.c_long.from_buffer(found).value & 0xFFFFFFFF in _OWN_KERNEL
 
 
 def _libc_syncfs() -> Callable[[int], int] | None:

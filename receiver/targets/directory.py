@@ -211,6 +211,12 @@ class DirectoryTarget(Target):
             self._disk.clear_temps(self.root / TEMP_FOLDER)
             write_readme(self.root, self._disk)
 
+    def flush(self) -> None:
+        """Write out whatever its file system holds back; raises TargetAbsent, SyncFailed."""
+        self._present()
+        with self._mapped():
+            self._disk.sync_system(self.root)
+
     # -------------------------------------------------------------------------------------- reading
 
     def read(self, path: str) -> Iterator[bytes]:

@@ -12,10 +12,11 @@ The home archive goes without: the ingest writes to the same folder directly, an
 A target that ends its own steps when nothing moves (`remote`) is not timed, one that paces itself not paced.
 """
 
-from receiver.settings import ReceiverSettings, TargetSettings
+from receiver.settings import DiskSettings, ReceiverSettings, TargetSettings
 from receiver.targets.contract import Place, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
+from receiver.targets.removable import RemovableTarget, Search
 from receiver.targets.wrappers import Narrow, Retrying
 from receiver.targets.wrappers_paced import Paced
 from receiver.targets.wrappers_timed import Timed
@@ -27,11 +28,23 @@ from tape.errors import ConfigError
 _BESIDE = 2  # calls at a time beside the copies: somebody verifies or exports
 
 
-def open_target(entry: TargetSettings, *, disk: Disk = DISK, clock: Clock = SYSTEM) -> Target:
+def open_target(
+    entry: TargetSettings, *, disks: DiskSettings | None = None, disk: Disk = DISK, clock: Clock = SYSTEM
+) -> Target:
     """A target as configured, with its wrappers. It need not be there: its state says so."""
-    if entry.kind != "directory":
+    if entry.kind == "removable":
+        search = search_of(entry, disks or DiskSettings())
+        found: Target = RemovableTarget(place_of(entry), search, unmount_level=entry.unmount, clock=clock, disk=disk)
+    elif entry.kind == "directory":
+        found = DirectoryTarget(place_of(entry), entry.folder, mounted=bool(entry.mounted), disk=disk)
+    else:
         raise ConfigError(f"target {entry.id}: kind {entry.kind} is not known to this version", hint="update hometape")
-    return wrapped(DirectoryTarget(place_of(entry), entry.folder, disk=disk), entry, clock=clock)
+    return wrapped(found, entry, clock=clock)
+
+
+def search_of(entry: TargetSettings, disks: DiskSettings) -> Search:
+    """Where a removable disk is looked for."""
+    return Search(entry.folder, tuple(disks.look_in), disks.every, mounted=entry.mounted is not False)
 
 
 def place_of(entry: TargetSettings) -> Place:
@@ -64,7 +77,7 @@ def wrapped(target: Target, entry: TargetSettings, *, clock: Clock = SYSTEM) -> 
 def open_targets(settings: ReceiverSettings, *, disk: Disk = DISK, clock: Clock = SYSTEM) -> list[Target]:
     """All configured targets, the home archive first."""
     entries = sorted(settings.target, key=lambda entry: not entry.home)
-    return [open_target(entry, disk=disk, clock=clock) for entry in entries]
+    return [open_target(entry, disks=settings.disks, disk=disk, clock=clock) for entry in entries]
 
 
 def prepare_target(entry: TargetSettings, *, clock: Clock = SYSTEM, disk: Disk = DISK) -> bool:
