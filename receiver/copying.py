@@ -7,38 +7,37 @@ fetched from another target that holds a verified one.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from receiver.catalog import Catalog
+from receiver.checking import FAULTS, CatalogStopped, Checker, cataloguing, nobody
 from receiver.model import Copy, Held
 from receiver.placement import Where, sources_for
-from receiver.targets.contract import Parcel, Proof, Target
+from receiver.targets import pulse
+from receiver.targets.contract import READ_BACK, Proof, Target
 from tape.clock import Clock
+from tape.digest import BLOCK, BothDigests, digest_of
+from tape.durable import named
 from tape.errors import (
     AlreadyThere,
     DigestMismatch,
-    DiskError,
     DiskFull,
     HometapeError,
     NotFound,
-    SyncFailed,
     TargetError,
 )
 from tape.log import get_logger
 
-BAD_COPY = "copy"
+__all__ = ["CatalogStopped", "Copier", "Work", "cataloguing", "where_of"]
+
+TEMPS = ".hometape-tmp"
+_HEALING = "healing-"
 _MOST_WANTED = 10_000
-_FAULTS = (TargetError, DiskFull, SyncFailed)
 log = get_logger(__name__)
-
-
-class CatalogStopped(Exception):
-    """The catalog can't be written any more: the service stops and recovers. `error` is what it said."""
-
-    def __init__(self, error: HometapeError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -51,7 +50,6 @@ class Work:
     fault: HometapeError | None = None
     error: str = ""
     streams: set[tuple[str, str]] = field(default_factory=set)
-    beat: Callable[[], None] = lambda: None
 
     def fail(self, error: HometapeError | str) -> None:
         """Count a segment that has to be tried again."""
@@ -65,10 +63,11 @@ def where_of(target: Target) -> Where:
     return Where(place.id, place.medium, place.site, place.home)
 
 
-class Copier:
+class Copier(Checker):
     """Makes and proves copies. Thread-safe as long as no segment is in two batches of one target at a time.
 
     `readable`: ids of the targets that can be asked for bytes without the danger of waiting for a dead one.
+    `company`: see Checker.
     """
 
     def __init__(
@@ -78,20 +77,23 @@ class Copier:
         *,
         clock: Clock,
         readable: Callable[[], Collection[str]],
+        company: Callable[[Target, Held], int] = nobody,
     ) -> None:
-        self.catalog = catalog
-        self.targets = {target.id: target for target in targets}
-        self.home = next(target for target in targets if target.place.home)
-        self._clock = clock
+        super().__init__(catalog, targets, clock=clock, company=company)
         self._readable = readable
         self._wanted: set[int] = set()
 
-    def run(self, target: Target, batch: Sequence[Held], *, beat: Callable[[], None]) -> Work:
-        """Bring a batch to a target, or read it back at home; `beat` is called as long as something moves.
+    def recover(self, target: Target) -> None:
+        """Clear what an interrupted life left at a target. Only for the one process that writes there."""
+        target.recover()
+        beside = self.home.local(TEMPS) if target is self.home else None
+        if beside is not None:
+            for left in beside.glob(f"{_HEALING}*"):
+                shutil.rmtree(left, ignore_errors=True)
 
-        Raises CatalogStopped, nothing else on purpose.
-        """
-        work = Work(beat=beat)
+    def run(self, target: Target, batch: Sequence[Held]) -> Work:
+        """Bring a batch to a target, or read it back at home. Raises CatalogStopped, nothing else on purpose."""
+        work = Work()
         try:
             if target is self.home:
                 self._prove_home(batch, work)
@@ -106,10 +108,8 @@ class Copier:
 
     def _copy(self, target: Target, batch: Sequence[Held], work: Work) -> None:
         trouble: dict[int, HometapeError] = {}
-        parcels = [
-            Parcel(str(held.path), held.size, held.path.name.digest, self._reader(held, trouble, work))
-            for held in batch
-        ]
+        promised = self._promised(target, batch, trouble)
+        parcels = [self.parcel(target, held, trouble, promised.get(held.id, "")) for held in batch]
         there = []
         for held, answer in zip(batch, target.put_many(parcels), strict=True):
             if held.id in trouble or isinstance(answer, DigestMismatch):
@@ -120,37 +120,44 @@ class Copier:
                 there.append(held)
             else:
                 work.fail(answer)
-                if work.fault is None and isinstance(answer, _FAULTS):
+                if work.fault is None and isinstance(answer, FAULTS):
                     work.fault = answer
-        self._prove(target, there, work)
+        self._prove(target, there, work, promised)
 
-    def _reader(self, held: Held, trouble: dict[int, HometapeError], work: Work) -> Callable[[], Iterable[bytes]]:
-        """The home bytes of a segment; what goes wrong with reading them is kept apart from what the target does."""
-
-        def read() -> Iterator[bytes]:
+    def _promised(self, target: Target, batch: Sequence[Held], trouble: dict[int, HometapeError]) -> dict[int, str]:
+        """SHA-256 by segment. A target that does not read copies back can only confirm one that is known before."""
+        known = {held.id: held.sha256 for held in batch if held.sha256}
+        if target.capabilities.proof == READ_BACK:
+            return known
+        for held in batch:
+            if held.id in known:
+                continue
+            both = BothDigests()
             try:
-                for block in self.home.read(str(held.path)):
-                    work.beat()
-                    yield block
-            except HometapeError as error:
-                trouble[held.id] = error
-                raise
+                for block in self.home_bytes(target, held, trouble):
+                    both.update(block)
+            except HometapeError:
+                continue  # kept in `trouble`; the put will meet it again
+            if both.digest == held.path.name.digest:
+                known[held.id] = both.sha256
+        return known
 
-        return read
-
-    def _prove(self, target: Target, there: Sequence[Held], work: Work) -> None:
+    def _prove(self, target: Target, there: Sequence[Held], work: Work, promised: dict[int, str]) -> None:
         good: list[tuple[Held, Proof]] = []
-        for held in there:
-            work.beat()
-            proof, why = self.check(target, held)
-            if proof is None:
-                work.fail(why)
-                self.reject(target, held, why)
+        bad = 0
+        for held, checked in zip(there, self.proofs(target, there, promised), strict=True):
+            if checked.fault is not None:
+                work.fail(checked.fault)
+                work.fault = work.fault or checked.fault
+            elif checked.proof is None:
+                bad += 1
+                work.fail(checked.why)
+                self.reject(target, held, checked.why)
             else:
-                good.append((held, proof))
-        if not good and len(there) > 1:
+                good.append((held, checked.proof))
+        if bad == len(there) > 1:
             work.fault = TargetError(
-                f"target {target.id} does not keep what it is given: {len(there)} of {len(there)} copies failed "
+                f"target {target.id} does not keep what it is given: {bad} of {bad} copies failed "
                 f"their check; the last: {work.error}",
                 hint="check the disk and its cabling; nothing there counts until it passes",
             )
@@ -159,9 +166,11 @@ class Copier:
     def _record(self, target: Target, good: Sequence[tuple[Held, Proof]], work: Work) -> None:
         if not good:
             return
+        self.still_open()
         target.note_sums([(str(held.path), proof.sha256) for held, proof in good])
-        now = self._clock.now_ns()
+        now = self.clock.now_ns()
         with cataloguing():
+            self.still_open()
             if target is self.home:
                 self._wanted.difference_update(held.id for held, _ in good)
                 for found in self.catalog.attest_many([(held.id, proof.sha256) for held, proof in good]):
@@ -176,41 +185,79 @@ class Copier:
 
     def _prove_home(self, batch: Sequence[Held], work: Work) -> None:
         good: list[tuple[Held, Proof]] = []
-        for held in batch:
-            work.beat()
-            proof, why = self.check(self.home, held)
-            if proof is None:
-                proof = self._heal(held, why)
-            if proof is None:
+        bad: list[tuple[Held, str]] = []
+        for held, checked in zip(batch, self.check_many(self.home, batch), strict=True):
+            if checked.fault is not None:
+                raise checked.fault
+            if checked.proof is None:
+                bad.append((held, checked.why))
+            else:
+                good.append((held, checked.proof))
+        self._record(self.home, good, work)
+        healed = self._heal(bad) if bad else {}
+        for held, why in bad:
+            if held.id not in healed:
                 work.fail(f"{held.path} at home is bad and no other target has it: {why}")
                 self._want(held, why)
-            else:
-                good.append((held, proof))
-        self._record(self.home, good, work)
+        self._record(self.home, [(held, healed[held.id]) for held, _ in bad if held.id in healed], work)
 
-    def _heal(self, held: Held, why: str) -> Proof | None:
-        """Fetch a home copy from another target; None if none has a good one."""
-        path = str(held.path)
-        with cataloguing():
-            self._tell(held, self.home, why)
-            known = [copy.target for copy in self.catalog.copies(held.id) if copy.target != self.home.id]
+    def _heal(self, bad: Sequence[tuple[Held, str]]) -> dict[int, Proof]:
+        """Fetch home copies from other targets, as many at once as one has; the proofs of those that are good now."""
+        reasons = {held.id: why for held, why in bad}
+        sources: dict[int, list[str]] = {}
         places = [where_of(target) for target in self.targets.values()]
-        for name in sources_for(known, places, readable=self._readable()):
-            source = self.targets[name]
+        for held, why in bad:
+            with cataloguing():
+                self.tell(held, self.home, why)
+                known = [copy.target for copy in self.catalog.copies(held.id) if copy.target != self.home.id]
+            sources[held.id] = sources_for(known, places, readable=self._readable())
+        healed: dict[int, Proof] = {}
+        left = [held for held, _ in bad]
+        while left := [held for held in left if held.id not in healed and sources[held.id]]:
+            name = sources[left[0].id][0]
+            group = [held for held in left if sources[held.id][0] == name]
+            for held in group:
+                del sources[held.id][0]
+            healed |= self._heal_from(self.targets[name], group, reasons)
+        return healed
+
+    def _heal_from(self, source: Target, group: Sequence[Held], reasons: dict[int, str]) -> dict[int, Proof]:
+        healed: dict[int, Proof] = {}
+        with _scratch(self.home) as folder:
             try:
-                proof, reason = self.check(source, held)
-                if proof is None:
-                    self.reject(source, held, reason)
-                    continue
+                fetched = source.fetch_many([str(held.path) for held in group], folder)
             except HometapeError as error:
-                log.warning("a copy can't be read to heal another", segment=path, target=name, error=str(error))
-                continue
-            if self.home.stat(path) is not None:
-                self.home.set_aside(path, why)
-            self.home.put(path, source.read(path), held.size, held.path.name.digest)
-            log.info("the home copy was healed", segment=path, source=name)
-            return self.check(self.home, held)[0]
-        return None
+                fetched = [error] * len(group)
+            for held, got in zip(group, fetched, strict=True):
+                pulse.moved()
+                proof = self._heal_with(source, held, got, reasons[held.id])
+                if proof is not None:
+                    healed[held.id] = proof
+        return healed
+
+    def _heal_with(self, source: Target, held: Held, got: Path | HometapeError, why: str) -> Proof | None:
+        """Put what was fetched in place of a home copy, if it is what it should be."""
+        path = str(held.path)
+        try:
+            if isinstance(got, HometapeError):
+                raise got
+            with named(got, "reading"):
+                digest = digest_of(got)
+            if digest != held.path.name.digest:
+                raise DigestMismatch(f"its bytes have digest {digest}")
+        except HometapeError as error:
+            if isinstance(error, DiskFull):
+                raise  # home has no room for it: no copy's fault
+            if isinstance(error, NotFound | DigestMismatch):
+                self.reject(source, held, str(error))
+            else:
+                log.warning("a copy can't be read to heal another", segment=path, target=source.id, error=str(error))
+            return None
+        if self.home.stat(path) is not None:
+            self.home.set_aside(path, why)
+        self.home.put(path, _blocks_of(got), held.size, held.path.name.digest)
+        log.info("the home copy was healed", segment=path, source=source.id)
+        return self.check(self.home, held)[0]
 
     def _want(self, held: Held, why: str) -> None:
         """No good copy is left here: the agent may still have it. Asked once in the life of the service."""
@@ -224,63 +271,27 @@ class Copier:
 
     def _suspect_home(self, held: Held, error: HometapeError) -> None:
         """The home bytes could not be had: if that lasts, the home copy no longer counts and is healed."""
-        if isinstance(error, _FAULTS):
+        if isinstance(error, FAULTS):
             return
         proof, why = self.check(self.home, held)
         if proof is None:
             self.reject(self.home, held, why)
 
-    # ---------------------------------------------------------------------------------------- checking
-
-    def check(self, target: Target, held: Held) -> tuple[Proof | None, str]:
-        """The proof of a copy, or None and what is wrong with it. Raises TargetAbsent and what is no copy's fault."""
-        try:
-            proof = target.verify(str(held.path))
-        except NotFound:
-            return None, "the file is not there"
-        except _FAULTS:
-            raise
-        except DiskError as error:
-            return None, f"the file can't be read: {error}"
-        if proof.digest != held.path.name.digest:
-            return None, f"its {proof.size} bytes have digest {proof.digest}"
-        if held.sha256 and proof.sha256 != held.sha256:
-            return None, f"its SHA-256 is {proof.sha256}, not the attested {held.sha256}"
-        return proof, ""
-
-    def reject(self, target: Target, held: Held, why: str) -> None:
-        """A copy failed its check: it no longer counts, and makes room for a good one where that is safe.
-
-        The home file stays until a good copy is at hand, since it may be the last one.
-        """
-        with cataloguing():
-            self._tell(held, target, why)
-        if target is not self.home and target.capabilities.aside:
-            with contextlib.suppress(NotFound):
-                where = target.set_aside(str(held.path), why)
-                log.warning("a bad copy was put aside", target=target.id, segment=str(held.path), where=where)
-
-    def _tell(self, held: Held, target: Target, why: str) -> None:
-        """Drop the copy if the catalog counts it, and have an open incident either way."""
-        log.error("a copy is bad", target=target.id, segment=str(held.path), reason=why)
-        if any(copy.target == target.id for copy in self.catalog.copies(held.id)):
-            self.catalog.drop_copy(held.id, target.id, why)
-            return
-        self.catalog.record_incident(
-            BAD_COPY,
-            agent=held.path.agent,
-            stream=held.path.stream,
-            subject=f"{held.id} at {target.id}",
-            text=f"the copy of {held.path} at {target.id} is not good: {why}",
-        )
-
 
 @contextlib.contextmanager
-def cataloguing() -> Iterator[None]:
-    """What the catalog raises, told apart from what targets raise. DiskFull passes: it may end by itself."""
+def _scratch(home: Target) -> Iterator[Path]:
+    """A folder on the disk of the home archive for what is fetched from afar."""
+    beside = home.local(TEMPS)
+    if beside is not None:
+        beside.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_HEALING, dir=beside))
     try:
-        yield
-    except DiskFull:
-        raise
-    except HometapeError as error:
-        raise CatalogStopped(error) from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _blocks_of(path: Path) -> Iterator[bytes]:
+    with named(path, "reading"), path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            yield block

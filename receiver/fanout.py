@@ -1,9 +1,10 @@
 """Fan-out: every target gets every segment, each at its own pace; a dead, slow or full one delays nobody else.
 
-One lane a target, with its own cursor into the catalog and its own threads. What a target lacks is asked
-from the catalog a page at a time, so a backlog of a million segments costs no memory. The home archive
-has a lane like any other: its step is the read-back. Lanes are woken when segments are committed and by
-a timer; what failed is tried again after a growing pause, one segment first.
+One lane a target, with its own cursors into the catalog and its own threads. What a target lacks is asked
+from the catalog a page at a time, so a backlog of a million segments costs no memory; new segments go before
+it. Lanes that are near each other share one read of the home bytes. The home archive has a lane like any
+other: its step is the read-back. Lanes are woken when segments are committed and by a timer; what failed is
+tried again after a growing pause, one segment first.
 """
 
 import asyncio
@@ -12,7 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from receiver.catalog import Catalog
 from receiver.copying import CatalogStopped, Copier
-from receiver.fanout_lane import Lane, LaneView, Pace, Setup
+from receiver.fanout_facts import LaneView, Pace, Setup
+from receiver.fanout_lane import Lane
+from receiver.model import Held
 from receiver.targets.contract import Target
 from tape.clock import Clock
 
@@ -25,6 +28,10 @@ class Fanout:
     """Runs the lanes. `changed` is called (on the loop) with the (agent, stream) whose copies changed.
 
     `busy` says that a burst of uploads arrives: lanes then wait up to `pace.give_way` before each look.
+    `seen` is told (in a lane's thread) each target's id and instance whenever it was found, before anything
+    is copied there: who keeps the catalog drops the copies of a replaced one.
+    To go on with other targets, cancel `run` and make another: what a hanging thread of the old one finds
+    later is not recorded any more.
     """
 
     def __init__(
@@ -36,11 +43,12 @@ class Fanout:
         changed: Callable[[Collection[tuple[str, str]]], None] | None = None,
         pace: Pace | None = None,
         busy: Callable[[], bool] = lambda: False,
+        seen: Callable[[str, str], None] | None = None,
     ) -> None:
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.copier = Copier(catalog, targets, clock=clock, readable=self.readable)
-        setup = Setup(catalog, self.copier, clock, changed or _nobody, pace or Pace(), busy)
+        self.copier = Copier(catalog, targets, clock=clock, readable=self.readable, company=self._company)
+        setup = Setup(catalog, self.copier, clock, changed or _nobody, pace or Pace(), busy, seen or _unseen)
         self._lanes = [Lane(target, setup) for target in targets]
 
     async def run(self) -> None:
@@ -55,6 +63,7 @@ class Fanout:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self.copier.close()
             for lane in self._lanes:
                 lane.close()
 
@@ -74,7 +83,7 @@ class Fanout:
         self._tell_lanes(again=False)
 
     def rescan(self) -> None:
-        """Copies were dropped: look at everything again. May be called from any thread."""
+        """Copies were dropped, or a person asks: look at everything again, at once. May be called from any thread."""
         self._tell_lanes(again=True)
 
     def _tell_lanes(self, *, again: bool) -> None:
@@ -94,6 +103,16 @@ class Fanout:
         """Targets that were there when last looked at, and are not hanging."""
         return {lane.target.id for lane in self._lanes if lane.state.readable and lane.silent() < PATIENCE}
 
+    def _company(self, target: Target, held: Held) -> int:
+        """How many other lanes will soon want the home bytes of a segment."""
+        near = self.copier.bytes.most
+        others = (lane for lane in self._lanes if lane.target is not target and not lane.target.place.home)
+        return sum(lane.wants(held, near) for lane in others)
+
 
 def _nobody(_: Collection[tuple[str, str]]) -> None:
+    """Nobody asked to be told."""
+
+
+def _unseen(_: str, __: str) -> None:
     """Nobody asked to be told."""

@@ -1,96 +1,26 @@
-"""One lane of the fan-out: one target's worker, with its own cursor, threads, pauses and throughput."""
+"""One lane of the fan-out: one target's worker, with its own cursors, threads, pauses and throughput."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TypeVar
 
-from receiver.catalog import Catalog
-from receiver.copying import CatalogStopped, Copier, Work, cataloguing
+from receiver import catalog_queries as queries
+from receiver.copying import CatalogStopped, Work, cataloguing
+from receiver.fanout_facts import LaneView, Meter, Setup
+from receiver.fanout_level import Level
+from receiver.fanout_queue import Queue
 from receiver.model import Held
-from receiver.placement import backoff, batches
+from receiver.placement import backoff
+from receiver.targets import pulse
 from receiver.targets.contract import Condition, State, Target
 from receiver.targets.hands import Hands
-from tape.clock import Clock
 from tape.errors import HometapeError
 from tape.log import get_logger
 
 T = TypeVar("T")
 log = get_logger(__name__)
-_METER_SPAN, _METER_STEP = 10.0, 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often lanes look up by themselves, in seconds, and the longest pause after failures.
-
-    rescan: everything again, from the beginning; absent: whether an absent target is back; grace: for
-    what is under way when the service stops; give_way: to a burst of uploads, at the most.
-    """
-
-    rescan: float = 30.0
-    absent: float = 5.0
-    longest: float = 300.0
-    grace: float = 10.0
-    give_way: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class LaneView:
-    """What a lane is doing. Rates over the last 10 s; `silent`: seconds without a sign of life while it should work.
-
-    `copied` and `failed` count from the start of the service; `retry_in`: seconds until the next try.
-    """
-
-    target: str
-    state: State
-    under_way: int
-    segments_per_second: float
-    bytes_per_second: float
-    copied: int
-    failed: int
-    error: str
-    retry_in: float
-    silent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What all lanes share."""
-
-    catalog: Catalog
-    copier: Copier
-    clock: Clock
-    changed: Callable[[Collection[tuple[str, str]]], None]
-    pace: Pace
-    busy: Callable[[], bool] = lambda: False
-
-
-@dataclass(slots=True)
-class _Meter:
-    """Segments and bytes of the last seconds, in steps, so that its size is bounded."""
-
-    steps: deque[tuple[float, int, int]] = field(default_factory=deque)
-
-    def add(self, now: float, segments: int, size: int) -> None:
-        if self.steps and now - self.steps[-1][0] < _METER_STEP:
-            at, so_far, bytes_so_far = self.steps.pop()
-            self.steps.append((at, so_far + segments, bytes_so_far + size))
-        else:
-            self.steps.append((now, segments, size))
-        self._forget(now)
-
-    def rates(self, now: float) -> tuple[float, float]:
-        self._forget(now)
-        if not self.steps:
-            return 0.0, 0.0
-        span = max(1.0, now - self.steps[0][0])
-        return sum(step[1] for step in self.steps) / span, sum(step[2] for step in self.steps) / span
-
-    def _forget(self, now: float) -> None:
-        while self.steps and now - self.steps[0][0] > _METER_SPAN:
-            self.steps.popleft()
+_SLOWEST_LOOK = 60.0  # seconds between looks at an absent remote
+_NEAR_SILENCE = 5.0
 
 
 class Lane:
@@ -99,20 +29,29 @@ class Lane:
     def __init__(self, target: Target, setup: Setup) -> None:
         self.target = target
         self.state = State(Condition.READY)
-        self._woken = asyncio.Event()
+        self._woken = asyncio.Event()  # something was committed
+        self._urged = asyncio.Event()  # asked to look at everything
         self._setup = setup
         self._clock = setup.clock
         self._hands = Hands(f"target-{target.id}", target.place.concurrency + 1)
-        self._meter = _Meter()
+        self._queue = Queue(target, self._behind, self._newest)
+        self._level = Level(target, setup)
+        self._meter = Meter()
         self._calls = 0
         self._sign_of_life = 0.0
-        self._cursor = 0
+        self._spans: tuple[tuple[int, int], ...] = ()  # ids of the batches under way
         self._recovered = False
+        self._instance: str | None = None
+        self._seen_at = 0.0
+        self._looks = 0  # in a row that found it unusable
         self._faults = 0  # times in a row that the target itself had to wait
         self._fault_until: float | None = None
         self._misses = 0  # passes in a row in which some segment failed
         self._missed = False
-        self._again = False  # asked to look at everything
+        self._anew = False  # begin a pass over everything at the next turn
+        self._at_once = False  # no gathering: bring everything now
+        self._gather_until = 0.0
+        self._until = 0.0  # the end of the pause under way
         self._rescan_at = self._clock.monotonic() + setup.pace.rescan
         self._copied = self._failed = self._under_way = 0
         self._error = ""
@@ -123,25 +62,23 @@ class Lane:
         """Until cancelled; raises CatalogStopped."""
         while True:
             self._woken.clear()
-            if self._again or self._clock.monotonic() >= self._rescan_at:
-                self._cursor, self._again = 0, False
+            if self._anew or self._urged.is_set() or self._clock.monotonic() >= self._rescan_at:
+                self._urged.clear()
+                self._anew = False
+                self._queue.restart()
             await self._turn()
-            now = self._clock.monotonic()
-            if self._fault_until is not None:
-                await self._clock.sleep(max(0.0, self._fault_until - now))
-            elif not self._usable():
-                await self._clock.sleep(self._setup.pace.absent)
-            else:
-                await self._wait(self._rescan_at - now)
+            await self._pause()
 
     def wake(self, *, again: bool) -> None:
         """Look at once: at what is new, or at everything `again`."""
-        self._again |= again
         self._woken.set()
+        if again:
+            self._urged.set()
 
     async def once(self) -> None:
         """One pass from the beginning."""
-        self._cursor, self._faults = 0, 0
+        self._queue.restart()
+        self._faults, self._at_once = 0, True
         await self._turn()
 
     def close(self) -> None:
@@ -152,7 +89,7 @@ class Lane:
         """What it is doing."""
         now = self._clock.monotonic()
         segments, size = self._meter.rates(now)
-        until = self._fault_until if self._fault_until is not None else self._rescan_at if self._misses else now
+        waits = self._fault_until is not None or not self._usable() or self._misses > 0
         return LaneView(
             target=self.target.id,
             state=self.state,
@@ -162,17 +99,29 @@ class Lane:
             copied=self._copied,
             failed=self._failed,
             error=self._error,
-            retry_in=max(0.0, until - now),
+            retry_in=max(0.0, self._until - now) if waits else 0.0,
             silent=self.silent(),
+            level=self._level.level,
+            note=self._level.note,
         )
 
     def silent(self) -> float:
         """Seconds without a sign of life from calls that are under way."""
         return self._clock.monotonic() - self._sign_of_life if self._calls else 0.0
 
+    def wants(self, held: Held, near: int) -> bool:
+        """Whether it will soon copy this segment: it is under way, or less than `near` bytes before it."""
+        if not self._usable() or self._halted() or self.silent() > _NEAR_SILENCE:
+            return False
+        if any(first <= held.id <= last for first, last in self._spans):
+            return True
+        return any(after < held.id and (held.id - after) * held.size <= near for after in self._queue.positions)
+
     async def _turn(self) -> None:
         self._fault_until = None
         try:
+            if not self._queue.fresh and await self._gathering():
+                return
             await self._look()
             if self._usable():
                 await self._sweep()
@@ -189,40 +138,76 @@ class Lane:
         self.state = await self._call(self.target.state)
         if self.state.condition is not before:
             log.info("target is now", target=self.target.id, state=self.state.condition, reason=self.state.reason)
+        self._level.looked(self.state)
+        self._looks = 0 if self._usable() else self._looks + 1
         if not self.state.readable:
             self._recovered = False
-        elif not self._recovered and self.state.writable:
-            await self._call(self.target.recover)
+            self._instance = None
+            return
+        await self._recognise()
+        if not self._recovered and self.state.writable:
+            await self._call(lambda: self._setup.copier.recover(self.target))
             self._recovered = True
+
+    async def _recognise(self) -> None:
+        """Say which very place this is, before anything is copied there: a replaced one has lost its copies."""
+        found = await self._call(self.target.instance)
+        now = self._clock.monotonic()
+        if found == self._instance and now - self._seen_at < self._setup.pace.seen:
+            return
+
+        def tell() -> None:
+            with cataloguing():
+                self._setup.seen(self.target.id, found)
+
+        await self._call(tell)
+        if found != self._instance:
+            self._queue.restart()
+        self._instance, self._seen_at = found, now
 
     def _usable(self) -> bool:
         """A full or read-only home archive can still be read back."""
         return self.state.writable or (self.target.place.home and self.state.readable)
 
     async def _sweep(self) -> None:
-        """Work through everything after the cursor, until nothing is left or the target has to wait."""
-        whole = self._cursor == 0
+        """Work through what lies before the lane, until nothing is left or the target has to wait."""
+        whole, empty, taken = self._queue.fresh, False, 0
         self._missed = False
-        limits, width = self.target.limits, self.target.place.concurrency
+        width = self.target.place.concurrency
         running: set[asyncio.Task[Work]] = set()
         try:
             while not self._halted():
-                await self._give_way()
-                page = await self._page(1 if self._faults else limits.batch_files * width)
-                if not page:
+                if taken % width == 0:
+                    await self._give_way()
+                await self._room(running, 1 if self._faults else width)  # after a fault, one segment probes
+                if self._halted() or await self._gathering():
                     break
-                for batch in batches(page, files=limits.batch_files, size=limits.batch_bytes):
-                    await self._room(running, width if not self._faults else 1)
-                    if self._halted():
-                        return
-                    self._cursor = batch[-1].id
-                    self._under_way += len(batch)
-                    running.add(asyncio.create_task(self._batch(batch)))
-                if self._faults:  # one segment probes whether the target works again
-                    await self._room(running, 1)
+                batch = await self._call(lambda: self._queue.next(1 if self._faults else 1 << 30))
+                if not batch:
+                    empty = True
+                    break
+                taken += 1
+                self._level.copying()
+                running.add(asyncio.create_task(self._batch(batch)))
         finally:
             await self._settle(running)
         self._after_sweep(whole=whole)
+        if empty and not self._misses and not self._halted():
+            await self._arrive()
+
+    async def _arrive(self) -> None:
+        """Nothing is left to bring."""
+        if await self._call(self._level.arrive):
+            self.wake(again=True)
+
+    async def _gathering(self) -> bool:
+        """Whether to wait for a fuller batch, and until when."""
+        patience = self.target.place.batch_wait
+        if self._at_once or patience <= 0:
+            return False
+        seconds = await self._call(lambda: self._queue.wait(patience, self._clock.now_ns()))
+        self._gather_until = self._clock.monotonic() + seconds
+        return seconds > 0
 
     async def _give_way(self) -> None:
         """While a burst of uploads arrives, wait a little: it is what the server waits for."""
@@ -244,20 +229,23 @@ class Lane:
             self._error = "" if self._fault_until is None else self._error
             self._rescan_at = now + self._setup.pace.rescan
 
-    async def _page(self, limit: int) -> list[Held]:
-        catalog, target, after = self._setup.catalog, self.target.id, self._cursor
+    def _behind(self, after: int, limit: int) -> list[Held]:
+        with cataloguing():
+            return self._setup.catalog.behind(self.target.id, after=after, limit=limit)
 
-        def ask() -> list[Held]:
-            with cataloguing():
-                return catalog.behind(target, after=after, limit=limit)
-
-        return await self._call(ask)
+    def _newest(self) -> int:
+        with cataloguing():
+            return int(self._setup.catalog.ask(lambda base: queries.one(base, "SELECT max(id) FROM segment", ())) or 0)
 
     async def _batch(self, batch: list[Held]) -> Work:
+        span = (batch[0].id, batch[-1].id)
+        self._spans = (*self._spans, span)
+        self._under_way += len(batch)
         try:
-            work = await self._call(lambda: self._setup.copier.run(self.target, batch, beat=self._beat))
+            work = await self._call(lambda: self._setup.copier.run(self.target, batch))
         finally:
             self._under_way -= len(batch)
+            self._spans = tuple(other for other in self._spans if other is not span)
         self._account(work)
         return work
 
@@ -296,7 +284,8 @@ class Lane:
     def _fault(self, error: BaseException) -> None:
         """The target itself has to wait: a pause that grows with each time in a row, then everything again."""
         self._error = str(error) or type(error).__name__
-        self._cursor = 0
+        self._anew = True
+        self._level.copying()
         self._rescan_at = self._clock.monotonic()
         if self._fault_until is None:
             self._faults += 1
@@ -307,10 +296,34 @@ class Lane:
 
     # ------------------------------------------------------------------------------------------ waiting
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait so long, or until woken."""
+    async def _pause(self) -> None:
+        """Wait for the time of the next look. What was committed ends it only where it can be copied."""
+        now = self._clock.monotonic()
+        event = self._urged
+        if self._fault_until is not None:
+            self._until = self._fault_until
+        elif not self._usable():
+            self._until = now + self._absence()
+        else:
+            event = self._woken
+            self._until = min(self._rescan_at, self._gather_until) if self._gather_until > now else self._rescan_at
+        await self._wait(event, self._until - now)
+
+    def _absence(self) -> float:
+        """Seconds until it is looked at again: ever longer where a look costs a connection, or a person must act."""
+        pace, place = self._setup.pace, self.target.place
+        if self.state.condition is Condition.REFUSED:
+            return backoff(self._looks, first=pace.refused, most=pace.longest)
+        if place.kind == "removable":
+            return min(pace.absent, pace.plugged)
+        if place.kind == "remote":
+            return backoff(self._looks, first=pace.absent, most=min(_SLOWEST_LOOK, max(pace.absent, pace.longest)))
+        return pace.absent
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Wait so long, or for the event."""
         sleeper = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))
-        waiter = asyncio.ensure_future(self._woken.wait())
+        waiter = asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -321,12 +334,17 @@ class Lane:
         self._sign_of_life = self._clock.monotonic()
 
     async def _call(self, call: Callable[[], T]) -> T:
-        """Run a blocking call in the lane's own threads."""
+        """Run a blocking call in the lane's own threads; whatever moves in it is a sign of life."""
         if not self._calls:
             self._beat()
         self._calls += 1
+
+        def heard() -> T:
+            with pulse.heard_by(self._beat):
+                return call()
+
         try:
-            return await self._hands.run(call)
+            return await self._hands.run(heard)
         finally:
             self._calls -= 1
             self._beat()

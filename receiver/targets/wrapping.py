@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from receiver.targets.contract import Entry, Parcel, Proof, State, Target
+from receiver.targets.contract import Capabilities, Entry, Limits, Parcel, Proof, State, Target
 from tape.errors import HometapeError
 
 
@@ -13,8 +13,16 @@ class Wrapper(Target):
     def __init__(self, inner: Target) -> None:
         super().__init__(inner.place)
         self.inner = inner
-        self.capabilities = inner.capabilities
-        self.limits = inner.limits
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override] # those of the inner one, whenever they change
+        """See the contract."""
+        return self.inner.capabilities
+
+    @property
+    def limits(self) -> Limits:  # type: ignore[override] # as above
+        """See the contract."""
+        return self.inner.limits
 
     def put_many(self, parcels: Sequence[Parcel]) -> list[HometapeError | None]:
         """See the contract."""
