@@ -8,14 +8,14 @@ coroutines call them through a thread. It can be rebuilt from any one target (`r
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
 
+from receiver import catalog_drops, catalog_state, catalog_targets, catalog_writes
 from receiver import catalog_queries as queries
-from receiver import catalog_writes
 from receiver.catalog_ids import Ids
 from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals, TargetTotals
 from receiver.catalog_rows import NewSegment, read_held
@@ -23,6 +23,7 @@ from receiver.catalog_schema import connect, explained
 from receiver.catalog_view import CatalogView
 from receiver.catalog_writes import Attested, Refusal
 from receiver.model import Copy, Held
+from receiver.standing import Looked, observe
 from tape.clock import Clock
 from tape.errors import StoreError, StoreLocked
 
@@ -74,7 +75,9 @@ class Catalog(CatalogView):
             raise StoreError(f"{state}: the catalog can't be locked: {error}") from error
         try:
             base = connect(state, read_only=False)
-            return cls(base, connect(state, read_only=True), lock, clock)
+            opened = cls(base, connect(state, read_only=True), lock, clock)
+            opened._clear_gone()  # what a crash left of it
+            return opened
         except StoreError:
             lock.release()
             raise
@@ -169,6 +172,18 @@ class Catalog(CatalogView):
             ).fetchone()
         self._changed({owner})
 
+    def drop_copies(self, target: str, segments: Sequence[int], why: str, *, before_ns: int) -> int:
+        """Forget many copies at a target, those proven since a time excepted; how many. One incident tells of all."""
+        now = self._clock.now_ns()
+        with self._write() as base:
+            dropped, touched = catalog_drops.drop_copies(base, self._ids, target, segments, before_ns)
+            if dropped:
+                text = f"copies at {target} no longer count: {why}"
+                subject = catalog_drops.many_at(target)
+                catalog_writes.add_incident(base, catalog_writes.LOST_COPY, "", "", subject, text, now)
+        self._changed(touched)
+        return dropped
+
     def attest(self, segment: int, sha256: str) -> Attested:
         """Record the SHA-256 of a segment's home bytes and check its chain; see `attest_many`."""
         return self.attest_many([(segment, sha256)])[0]
@@ -189,7 +204,56 @@ class Catalog(CatalogView):
         self._changed(touched)
         return found
 
+    # ------------------------------------------------------------------------------------------- targets
+
+    def know_target(self, name: str, instance: str, seen_ns: int) -> bool:
+        """A target is there, with that instance in its marker ("" if it states none); whether it was replaced.
+
+        Another instance than before is another disk or folder: none of its copies counts from then on,
+        and an incident says so until they are made again. Cheap to call often.
+        """
+        known = next((one for one in self.targets() if one.name == name), None)
+        if not catalog_targets.is_news(known, instance, seen_ns):
+            return False
+        replaced = catalog_targets.replaced(known, instance)
+        touched: set[tuple[str, str]] = set()
+        with self._write() as base:
+            if replaced:
+                count, touched = catalog_targets.forget(base, self._ids, name)
+                if count:
+                    catalog_targets.tell_replaced(base, name, count, self._clock.now_ns())
+            catalog_targets.keep(base, self._ids, name, instance, seen_ns)
+        self._changed(touched)
+        if replaced:
+            self._clear_gone()
+        return replaced
+
+    def retire_target(self, name: str) -> int:
+        """Forget a target that is configured no more, and all its copies; how many there were."""
+        if all(one.name != name for one in self.targets()):
+            return 0
+        with self._write() as base:
+            count, touched = catalog_targets.forget(base, self._ids, name)
+            catalog_targets.close_about(base, name, self._clock.now_ns())
+        self._changed(touched)
+        self._clear_gone()
+        return count
+
+    def _clear_gone(self) -> None:
+        """Delete the copies of targets that are gone, in short transactions: others may write in between."""
+        while True:
+            with self._write() as base:
+                if not catalog_targets.clear_piece(base):
+                    return
+
     # ------------------------------------------------------------------------------------ receipts, status
+
+    def look(self, found: Mapping[str, int]) -> Looked:
+        """Keep what lacks now, {text: commit time of the oldest segment it concerns}, and tell since when it does."""
+        with self._write() as base:
+            look = observe(catalog_state.looked(base), self._clock.now_ns(), found)
+            catalog_state.keep_look(base, look)
+        return look
 
     def next_issued_ns(self) -> int:
         """A time for a receipt: the clock's, but always later than any given before, in any life of the service."""

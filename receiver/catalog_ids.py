@@ -7,6 +7,11 @@ from typing import Any
 from receiver.catalog_rows import NewSegment
 
 _CACHE = 50_000
+# Never an id that copies of a target that is gone may still be filed under.
+_NEW_TARGET = (
+    "INSERT INTO target (id, name) SELECT 1 + max(coalesce((SELECT max(id) FROM target), 0),"
+    " coalesce((SELECT max(target) FROM gone), 0)), ?"
+)
 
 
 class Ids:
@@ -65,7 +70,7 @@ class Ids:
             base,
             ("target", name),
             ("SELECT id FROM target WHERE name=?", (name,)),
-            ("INSERT INTO target (name) VALUES (?)", (name,)),
+            (_NEW_TARGET, (name,)),
         )
 
     def method(self, base: sqlite3.Connection, name: str) -> int:

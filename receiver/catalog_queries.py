@@ -7,12 +7,12 @@ from typing import Any
 
 from receiver import catalog_spans, gaps
 from receiver.catalog_rows import read_held
-from receiver.catalog_schema import ATTESTED, COPIES, HELD, IDS, WANTED
+from receiver.catalog_tables import COPIES, HELD, IDS, WANTED
 from receiver.model import Held
 from receiver.verdict import Known, Link
 from tape.footer import Footer
 from tape.names import utc_day
-from tape.receipt import EpochReceipt, Ranges
+from tape.receipt import Ranges
 
 PAGE = 1000
 
@@ -126,33 +126,6 @@ def behind(base: sqlite3.Connection, target: int | None, *, after: int, limit: i
     return found
 
 
-def held_and_safe(
-    base: sqlite3.Connection, stream: int, *, copies: int, targets: dict[str, int], home: str
-) -> dict[str, EpochReceipt]:
-    """A stream's receipt, from ranges alone. A seq in conflict is neither held nor safe: other bytes claim it too."""
-    found = {}
-    for number, name in base.execute("SELECT id, name FROM epoch WHERE stream=? ORDER BY id", (stream,)).fetchall():
-        spans = catalog_spans.read_all(base, number)
-        refused = base.execute(
-            "SELECT seq, reason FROM refusal WHERE epoch=? ORDER BY seq LIMIT 1000", (number,)
-        ).fetchall()
-        conflicts: Ranges = tuple(
-            (seq, seq)
-            for (seq,) in base.execute("SELECT seq FROM refusal WHERE epoch=? AND conflict=1 ORDER BY seq", (number,))
-        )
-        wanted = spans.get(WANTED, ())
-        layers = [ranges for kind, ranges in spans.items() if kind >= COPIES]
-        at_home = spans.get(COPIES + targets[home], ()) if home in targets else ()
-        safe = gaps.intersect(gaps.intersect(at_home, spans.get(ATTESTED, ())), gaps.covered(layers, copies))
-        found[name] = EpochReceipt(
-            held=gaps.subtract(gaps.subtract(spans.get(HELD, ()), conflicts), wanted),
-            safe=gaps.subtract(gaps.subtract(safe, conflicts), wanted),
-            refused=tuple((seq, reason) for seq, reason in refused),
-            resend=wanted,
-        )
-    return found
-
-
 def streams(base: sqlite3.Connection) -> list[StreamTotals]:
     """Every stream with its totals here and at each target, by agent and name."""
     targets: dict[int, str] = dict(base.execute("SELECT id, name FROM target").fetchall())
@@ -179,15 +152,6 @@ def streams(base: sqlite3.Connection) -> list[StreamTotals]:
         gap_facts = (*epochs.get(number, (0, 0)), *hole.get(number, (0,)), *refused.get(number, (0,)))
         found.append(StreamTotals(*(*facts, *gap_facts, there)))
     return found
-
-
-def coverage(base: sqlite3.Connection) -> Iterator[tuple[Ranges, dict[str, Ranges]]]:
-    """Of every epoch the seqs that are held, and those with a copy at each target, by its name."""
-    targets: dict[int, str] = dict(base.execute("SELECT id, name FROM target").fetchall())
-    for (epoch,) in base.execute("SELECT id FROM epoch ORDER BY id").fetchall():
-        spans = catalog_spans.read_all(base, epoch)
-        layers = {targets[kind - COPIES]: ranges for kind, ranges in spans.items() if kind >= COPIES}
-        yield spans.get(HELD, ()), layers
 
 
 def _by_stream(base: sqlite3.Connection, query: str) -> dict[int, tuple[Any, ...]]:

@@ -1,87 +1,14 @@
-"""The catalog's database: its tables, how it is opened, and its format number.
-
-Integer ids throughout. A segment's row holds every fact of its footer (what repeats over many segments
-lies once in `fact`), so an export or a status never opens a Parquet file to plan. Sums are kept beside
-the rows they sum, in the same transaction; sets of numbers are kept as ranges in `span`. So what a
-status asks costs by streams, targets and gaps, never by segments.
-"""
+"""How the catalog's database is opened, and what its errors mean."""
 
 import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from receiver.catalog_tables import FORMAT, create, migrate
 from tape.errors import DiskFull, HometapeError, StoreError, SyncFailed
 
-FORMAT = 1
 NAME = "catalog.db"
-# `span.kind`: what a range of numbers means. Owned by an epoch (numbers are seq): HELD, ATTESTED, WANTED, and
-# COPIES + target id. Owned by minus a target id (numbers are segment ids): IDS.
-HELD, ATTESTED, WANTED, IDS, COPIES = 0, 1, 2, 3, 16
-
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE target (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE method (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE stream (
-  id INTEGER PRIMARY KEY, agent TEXT NOT NULL, name TEXT NOT NULL,
-  segments INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-  source_bytes INTEGER NOT NULL DEFAULT 0, recv_first INTEGER, recv_last INTEGER, committed INTEGER,
-  UNIQUE (agent, name)
-) STRICT;
-CREATE TABLE epoch (
-  id INTEGER PRIMARY KEY, stream INTEGER NOT NULL REFERENCES stream, name TEXT NOT NULL,
-  segments INTEGER NOT NULL DEFAULT 0, top INTEGER NOT NULL DEFAULT -1, added INTEGER NOT NULL,
-  UNIQUE (stream, name)
-) STRICT;
-CREATE TABLE file (
-  id INTEGER PRIMARY KEY, stream INTEGER NOT NULL REFERENCES stream, file_id BLOB NOT NULL,
-  name BLOB NOT NULL, kind TEXT NOT NULL, segments INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0,
-  bytes INTEGER NOT NULL DEFAULT 0, stop INTEGER NOT NULL DEFAULT 0, final INTEGER NOT NULL DEFAULT 0,
-  recv_first INTEGER, recv_last INTEGER, UNIQUE (stream, file_id)
-) STRICT;
-CREATE INDEX file_hole ON file (stream) WHERE bytes <> stop;
-CREATE TABLE fact (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, json TEXT NOT NULL) STRICT;
-CREATE TABLE segment (
-  id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, epoch INTEGER NOT NULL REFERENCES epoch, seq INTEGER NOT NULL,
-  day INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, rows INTEGER NOT NULL,
-  recv_first INTEGER, recv_last INTEGER, committed INTEGER NOT NULL, sealed INTEGER NOT NULL,
-  row_first INTEGER NOT NULL, previous BLOB NOT NULL, sha256 BLOB, broken INTEGER NOT NULL DEFAULT 0,
-  file INTEGER NOT NULL REFERENCES file, start INTEGER NOT NULL, stop INTEGER NOT NULL, final INTEGER NOT NULL,
-  source_digest BLOB NOT NULL, origin INTEGER NOT NULL REFERENCES fact, facts INTEGER NOT NULL REFERENCES fact,
-  clock_sync INTEGER, clock_error INTEGER
-) STRICT;
-CREATE UNIQUE INDEX segment_identity ON segment (epoch, seq);
-CREATE INDEX segment_day ON segment (stream, day, epoch, seq);
-CREATE INDEX segment_file ON segment (file, start);
-CREATE TABLE copy (
-  target INTEGER NOT NULL REFERENCES target, segment INTEGER NOT NULL REFERENCES segment,
-  verified INTEGER NOT NULL, method INTEGER NOT NULL REFERENCES method, PRIMARY KEY (target, segment)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE stream_target (
-  stream INTEGER NOT NULL REFERENCES stream, target INTEGER NOT NULL REFERENCES target,
-  segments INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, recv_last INTEGER, verified INTEGER,
-  PRIMARY KEY (stream, target)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE span (
-  owner INTEGER NOT NULL, kind INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-  PRIMARY KEY (owner, kind, first)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE refusal (
-  epoch INTEGER NOT NULL REFERENCES epoch, seq INTEGER NOT NULL, reason TEXT NOT NULL, conflict INTEGER NOT NULL,
-  PRIMARY KEY (epoch, seq)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE quarantine (
-  id INTEGER PRIMARY KEY, at INTEGER NOT NULL, agent TEXT NOT NULL, stream TEXT NOT NULL, name TEXT NOT NULL,
-  size INTEGER NOT NULL, reason TEXT NOT NULL, path TEXT NOT NULL, UNIQUE (agent, stream, name)
-) STRICT;
-CREATE TABLE incident (
-  id INTEGER PRIMARY KEY, at INTEGER NOT NULL, last INTEGER NOT NULL, times INTEGER NOT NULL, closed INTEGER,
-  kind TEXT NOT NULL, agent TEXT NOT NULL, stream TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX incident_open ON incident (kind, agent, stream, subject) WHERE closed IS NULL;
-CREATE TABLE open_folder (path TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
-"""
 
 
 def connect(state: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -120,12 +47,21 @@ def connect(state: Path, *, read_only: bool) -> sqlite3.Connection:
 
 def _check_format(base: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
     version = base.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0 and not read_only:
-        base.executescript(f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={FORMAT};COMMIT;")
-    elif version == 0:
-        raise StoreError(f"{path}: no catalog here yet", hint="run `tape-receiver run` first")
-    elif version != FORMAT:
+    if version > FORMAT:
         raise StoreError(f"{path}: catalog format {version} is not known to this version", hint="update hometape")
+    if version == FORMAT:
+        return
+    if read_only and version == 0:
+        raise StoreError(f"{path}: no catalog here yet", hint="run `tape-receiver run` first")
+    if read_only:
+        raise StoreError(
+            f"{path}: the catalog has format {version}, older than this version's",
+            hint="start `tape-receiver run`: it brings the catalog up to date",
+        )
+    if version == 0:
+        create(base)
+    else:
+        migrate(base)
 
 
 @contextlib.contextmanager

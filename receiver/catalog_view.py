@@ -3,17 +3,22 @@
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from receiver import catalog_queries as queries
-from receiver import gaps
+from receiver import catalog_state, catalog_targets, gaps
+from receiver.catalog_inventory import CatalogTree
 from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals
 from receiver.catalog_rows import read_held
 from receiver.catalog_schema import explained
+from receiver.catalog_targets import KnownTarget
 from receiver.model import Copy, Held
+from receiver.placement import Rule, Where
+from receiver.standing import Looked
 from receiver.verdict import Known
 from tape.footer import Footer
+from tape.inventory import Page, answer
 from tape.receipt import EpochReceipt
 
 T = TypeVar("T")
@@ -150,14 +155,28 @@ class CatalogView:
         with self._read() as base:
             return question(base)
 
-    def held_and_safe(self, agent: str, stream: str, *, copies: int, home: str) -> dict[str, EpochReceipt]:
-        """What a receipt says, by epoch. Safe: `copies` proven copies, the home one among them, and attested."""
+    def held_and_safe(
+        self, agent: str, stream: str, *, rule: Rule, places: Mapping[str, Where]
+    ) -> dict[str, EpochReceipt]:
+        """What a receipt says, by epoch. Safe: attested, and its proven copies at these places satisfy the rule."""
         number = self._stream_id(agent, stream)
         with self._read() as base:
-            if number is None:
-                return {}
-            targets = dict(base.execute("SELECT name, id FROM target").fetchall())
-            return queries.held_and_safe(base, number, copies=copies, targets=targets, home=home)
+            return {} if number is None else catalog_state.held_and_safe(base, number, rule=rule, places=places)
+
+    def inventory(self, agent: str, page: Page) -> bytes | None:
+        """A page over what is held of an agent; None if nothing lies below it. Raises InventoryError."""
+        with self._read() as base:
+            return answer(CatalogTree(base, agent), page)
+
+    def targets(self) -> list[KnownTarget]:
+        """Every target that ever was there, by name."""
+        with self._read() as base:
+            return catalog_targets.read(base)
+
+    def looked(self) -> Looked:
+        """What the last look found lacking; see `Catalog.look`."""
+        with self._read() as base:
+            return catalog_state.looked(base)
 
     def streams(self) -> list[StreamTotals]:
         """Every stream with its totals here and at each target."""

@@ -4,10 +4,10 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from receiver import catalog_spans
+from receiver import catalog_blocks, catalog_spans
 from receiver.catalog_ids import Ids
 from receiver.catalog_rows import INSERT_SEGMENT, NewSegment, facts_of, origin_of, row_of
-from receiver.catalog_schema import ATTESTED, COPIES, HELD, IDS, WANTED
+from receiver.catalog_tables import ATTESTED, COPIES, HELD, IDS, WANTED
 from receiver.model import Copy
 from receiver.verdict import Link, breaks
 from tape.errors import NotFound
@@ -71,7 +71,7 @@ def add_segments(base: sqlite3.Connection, ids: Ids, new: Sequence[NewSegment], 
     """Insert segments and every sum they change; returns the id of the first, the others follow."""
     top = base.execute("SELECT max(id) FROM segment").fetchone()[0] or 0
     by_stream: dict[int, list[NewSegment]] = {}
-    by_epoch: dict[int, list[int]] = {}
+    by_epoch: dict[int, list[catalog_blocks.Entry]] = {}
     by_file: dict[int, list[NewSegment]] = {}
     for number, item in enumerate(new, top + 1):
         footer = item.footer
@@ -82,13 +82,15 @@ def add_segments(base: sqlite3.Connection, ids: Ids, new: Sequence[NewSegment], 
         base.execute(INSERT_SEGMENT, row_of(item, (number, stream, epoch, file, *shared), now))
         base.execute("DELETE FROM refusal WHERE epoch=? AND seq=?", (epoch, footer.seq))
         by_stream.setdefault(stream, []).append(item)
-        by_epoch.setdefault(epoch, []).append(footer.seq)
+        by_epoch.setdefault(epoch, []).append((footer.seq, bytes.fromhex(item.path.name.digest), item.size))
         by_file.setdefault(file, []).append(item)
     for stream, items in by_stream.items():
         _sum_stream(base, stream, items, now)
-    for epoch, numbers in by_epoch.items():
+    for epoch, entries in by_epoch.items():
+        numbers = [seq for seq, _, _ in entries]
         for first, last in to_ranges(sorted(numbers)):
             catalog_spans.add(base, epoch, HELD, first, last)
+        catalog_blocks.add(base, epoch, entries, now)
         base.execute(
             "UPDATE epoch SET segments=segments+?, top=max(top,?) WHERE id=?", (len(numbers), max(numbers), epoch)
         )
@@ -98,6 +100,17 @@ def add_segments(base: sqlite3.Connection, ids: Ids, new: Sequence[NewSegment], 
 
 
 def _sum_stream(base: sqlite3.Connection, stream: int, items: Sequence[NewSegment], now: int) -> None:
+    by_day: dict[int, list[NewSegment]] = {}
+    for item in items:
+        by_day.setdefault(item.footer.day.toordinal(), []).append(item)
+    base.executemany(
+        "INSERT INTO stream_day VALUES (?1,?2,?3,?4,?5) ON CONFLICT DO UPDATE SET segments=segments+?3, rows=rows+?4,"
+        " bytes=bytes+?5",
+        [
+            (day, stream, len(some), sum(item.footer.rows for item in some), sum(item.size for item in some))
+            for day, some in by_day.items()
+        ],
+    )
     first, last = _received(items)
     base.execute(
         "UPDATE stream SET segments=segments+:segments, rows=rows+:rows, bytes=bytes+:bytes,"
@@ -300,7 +313,7 @@ def want(base: sqlite3.Connection, segment: int, why: str, now: int) -> tuple[st
     place = _place(base, _BY_ID, (segment,))
     if place is None:
         raise NotFound(f"segment {segment} is not in the catalog")
-    catalog_spans.add(base, place.epoch, WANTED, place.link.seq, place.link.seq)
+    catalog_blocks.want(base, place.epoch, place.link.seq)
     text = f"segment {place.subject} is lost here and wanted again: {why}"
     add_incident(base, LOST, place.agent, place.stream_name, place.subject, text, now)
     return place.agent, place.stream_name
@@ -311,7 +324,7 @@ def renew(base: sqlite3.Connection, agent: str, stream: str, epoch: str, seq: in
     row = base.execute(_BY_NAME, (agent, stream, epoch, seq)).fetchone()
     if row is None:
         raise NotFound(f"segment {epoch}-{seq:012d} of {agent}/{stream} is not in the catalog")
-    catalog_spans.remove(base, row[2], WANTED, seq, seq)
+    catalog_blocks.unwant(base, row[2], seq)
     close_incident(base, LOST, agent, stream, f"{epoch}-{seq:012d}", now)
 
 
@@ -319,7 +332,7 @@ def _found_again(base: sqlite3.Connection, epoch: int, seq: int, *, now: int) ->
     """A proven copy has turned up: nobody needs to send the segment again."""
     place = _place(base, _BY_SEQ, (epoch, seq))
     if place is not None and catalog_spans.holds(base, epoch, WANTED, seq):
-        catalog_spans.remove(base, epoch, WANTED, seq, seq)
+        catalog_blocks.unwant(base, epoch, seq)
         close_incident(base, LOST, place.agent, place.stream_name, place.subject, now)
 
 

@@ -16,6 +16,7 @@ from receiver.ingest_batch import Batches
 from receiver.inspect import Inspector
 from receiver.model import Answer, Outcome, Upload
 from receiver.orphans import Action
+from receiver.policy import rules_of, wheres
 from receiver.settings import ReceiverSettings
 from tape.clock import Clock
 from tape.durable import DISK, Disk
@@ -132,8 +133,8 @@ class Ingest:
 
     def _make_receipt(self, settings: ReceiverSettings, agent: str, stream: str) -> bytes | None:
         issued = self._catalog.next_issued_ns()  # before reading: a later receipt never knows less
-        copies, home = settings.policy.copies, settings.home.id
-        epochs = self._catalog.held_and_safe(agent, stream, copies=copies, home=home)
+        rule = rules_of(settings).release(agent, stream)
+        epochs = self._catalog.held_and_safe(agent, stream, rule=rule, places=wheres(settings))
         return Receipt(agent, stream, issued, epochs).sign(self._key) if epochs else None
 
     # ------------------------------------------------------------------------------------------- batches

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from receiver.catalog import Catalog
+from receiver.catalog_view import CatalogView
 from receiver.model import Held
+from receiver.placement import Rule, Where
 from receiver.targets.contract import Parcel, Place, Proof, State, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
@@ -18,6 +20,7 @@ from tape.errors import HometapeError
 from tape.footer import Footer, Head, SourceRange
 from tape.layout import Format, Layout, detect
 from tape.names import utc_day
+from tape.receipt import EpochReceipt
 from tape.segment import Misfit, SegmentWriter
 from tests.support.segments import START_NS, Made, Maker, finish, put
 
@@ -77,6 +80,14 @@ class Archive:
                 if item.path.folder == folder
             )
         assert self.copied(target) == len(self.made)
+
+
+def receipts(
+    catalog: CatalogView, *names: str, copies: int, agent: str = "box", stream: str = "demo/ticks"
+) -> dict[str, EpochReceipt]:
+    """What the receipt of a stream says where it is safe with so many copies at these targets; the first is home."""
+    places = {name: Where(name, name, name, home=name == names[0]) for name in names}
+    return catalog.held_and_safe(agent, stream, rule=Rule(copies), places=places)
 
 
 class Mischief(Wrapper):

@@ -13,6 +13,7 @@ from tape.clock import ManualClock
 from tape.digest import genesis
 from tape.errors import StoreError, StoreLocked
 from tape.receipt import to_ranges
+from tests.support.archive import receipts
 from tests.support.segments import DAY_NS, START_NS, Maker
 
 
@@ -94,7 +95,7 @@ def test_ranges_and_sums_equal_plain_sets(tmp_path: Path, seed: int) -> None:
                 assert catalog.attest(held[seq], sha).ok
                 attested.add(seq)
         for level in (1, 2, 3):
-            receipt = catalog.held_and_safe("box", "demo/ticks", copies=level, home="pc")[maker.epoch]
+            receipt = receipts(catalog, "pc", "nas", "usb", copies=level)[maker.epoch]
             enough = {s for s in held if sum(s in at for at in copies.values()) >= level}
             assert receipt.held == to_ranges(sorted(held))
             assert receipt.safe == to_ranges(sorted(enough & copies["pc"] & attested))
@@ -166,7 +167,7 @@ def test_a_broken_chain_is_found_in_any_order(catalog: Catalog, order: tuple[int
     catalog.add_copies([Copy(h.id, t, 1, "read-back xxh3") for h in held for t in ("pc", "nas")])
     for index in order:
         catalog.attest(held[index].id, made[index].sha256)
-    receipt = catalog.held_and_safe("box", "demo/ticks", copies=2, home="pc")[maker.epoch]
+    receipt = receipts(catalog, "pc", "nas", copies=2)[maker.epoch]
     assert receipt.safe == ((0, 0), (2, 2))
     (incident,) = catalog.incidents()
     assert (incident.kind, incident.subject) == ("chain", f"{maker.epoch}-{1:012d}")
@@ -191,7 +192,7 @@ def test_other_bytes_under_an_attested_digest_are_an_incident(catalog: Catalog) 
     found = catalog.get(held.id)
     assert found is not None
     assert found.sha256 == made.sha256
-    assert catalog.held_and_safe("box", "demo/ticks", copies=1, home="pc")["00000000000000aa"].safe == ()
+    assert receipts(catalog, "pc", copies=1)["00000000000000aa"].safe == ()
     assert [i.kind for i in catalog.incidents()] == ["tampered"]
 
 

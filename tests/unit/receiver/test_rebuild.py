@@ -9,6 +9,7 @@ from receiver.model import Copy
 from receiver.rebuild import rebuild
 from receiver.settings import LimitSettings
 from tape.clock import ManualClock
+from tests.support.archive import receipts
 from tests.support.segments import DAY_NS, Made, Maker, put
 
 LIMITS = LimitSettings()
@@ -33,9 +34,9 @@ def facts(catalog: Catalog) -> list[object]:
         for held in catalog.all_segments()
     )
     streams = [(s.agent, s.stream, s.segments, s.rows, s.bytes, s.source_bytes, s.missing) for s in catalog.streams()]
-    receipts = [catalog.held_and_safe(s.agent, s.stream, copies=1, home="pc") for s in catalog.streams()]
+    told = [receipts(catalog, "pc", copies=1, agent=s.agent, stream=s.stream) for s in catalog.streams()]
     files = [catalog.files(s.agent, s.stream) for s in catalog.streams()]
-    return [segments, streams, receipts, files]
+    return [segments, streams, told, files]
 
 
 def test_a_rebuilt_catalog_equals_the_lost_one(tmp_path: Path, made: list[Made]) -> None:
@@ -108,7 +109,7 @@ def test_a_chain_broken_on_the_way_shows_after_a_rebuild(tmp_path: Path) -> None
         done = rebuild(root, "pc", catalog, limits=LIMITS, clock=clock)
         (problem,) = done.problems
         assert problem[1].endswith("000000000001: chain does not follow segment 0 as it is held")
-        assert catalog.held_and_safe("box", "demo/ticks", copies=1, home="pc")["00000000000000aa"].safe == (
+        assert receipts(catalog, "pc", copies=1)["00000000000000aa"].safe == (
             (0, 0),
             (2, 2),
         )

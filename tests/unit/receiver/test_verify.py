@@ -15,7 +15,7 @@ from receiver.verify import NOTES, Budget, Direct, Notes, Progress, Verify, take
 from receiver.verify_folder import VerifyFolder
 from tape.clock import ManualClock
 from tape.errors import NotFound
-from tests.support.archive import Archive, Feed, Mischief
+from tests.support.archive import Archive, Feed, Mischief, receipts
 from tests.support.segments import Maker, put
 
 TICKS = b"".join(b"%d,1.%04d\n" % (1000 + i, i) for i in range(200))
@@ -95,7 +95,7 @@ async def test_a_bad_copy_stops_counting_and_is_made_anew(archive: Archive, cloc
     assert [(bad.target, bad.path) for t in result.targets for bad in t.bad] == [("nas", str(held[2].path))]
     assert archive.copied("nas") == 3
     assert [incident.kind for incident in archive.catalog.incidents()] == ["copy"]
-    (receipt,) = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home").values()
+    (receipt,) = receipts(archive.catalog, "home", "nas", copies=2).values()
     assert receipt.safe == ((0, 1), (3, 3))
     await drain(archive)
     archive.assert_complete("nas")
