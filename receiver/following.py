@@ -6,12 +6,16 @@ lost with it. A target whose entry is unchanged keeps what it knows.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 from functools import partial
 
 from receiver.catalog import Catalog
-from receiver.fanout import Fanout, LaneView
+from receiver.fanout import Fanout, LaneView, Pace, Pace
+from receiver.policy import rules_of, wheres
 from receiver.reload import Change
+from receiver.report_policy import lacks_of, survey
+from receiver.report_targets import REMOTE
 from receiver.settings import ReceiverSettings, TargetSettings
 from receiver.targets.contract import Target
 from receiver.targets.hands import Hands
@@ -19,12 +23,14 @@ from receiver.targets.opening import open_targets
 from receiver.verify import take_notes
 from tape.clock import Clock
 from tape.durable import Disk
-from tape.errors import DiskError, SyncFailed
+from tape.errors import DiskError, DiskFull, HometapeError, SyncFailed
 from tape.log import get_logger
 
 log = get_logger(__name__)
 
 NOTES_EVERY = 2.0
+LOOK_EVERY = 60.0
+FREE_EVERY = 600.0
 
 
 class Following:
@@ -47,7 +53,9 @@ class Following:
         self._changed = changed
         self._busy = busy
         self._swap = asyncio.Event()
-        self._targets = open_targets(settings, disk=disk)
+        self._loop = asyncio.get_running_loop()
+        self._targets = open_targets(settings, disk=disk, clock=clock)
+        self.free: dict[str, int] = {}  # bytes, of remotes that tell
         self._fanout = self._make()
         catalog.subscribe(self.wake)
 
@@ -70,7 +78,13 @@ class Following:
         """Until cancelled. Raises StoreError or SyncFailed when the catalog can't be written any more."""
         while True:
             self._swap.clear()
-            work = [self._fanout.run(), self._take_notes(self._targets, self._fanout), self._swap.wait()]
+            work = [
+                self._fanout.run(),
+                self._take_notes(self._targets, self._fanout),
+                self._look(),
+                *(self._ask_free(target) for target in self._targets if target.place.kind == REMOTE),
+                self._swap.wait(),
+            ]
             tasks = [asyncio.ensure_future(one) for one in work]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +98,26 @@ class Following:
             log.info("the fan-out goes on with", targets=[target.id for target in self._targets])
 
     def _make(self) -> Fanout:
-        return Fanout(self._catalog, self._targets, clock=self._clock, changed=self._changed, busy=self._busy)
+        disks = self.settings.disks
+        return Fanout(
+            self._catalog,
+            self._targets,
+            clock=self._clock,
+            changed=self._changed,
+            pace=Pace(plugged=disks.every, sample=disks.sample),
+            busy=self._busy,
+            seen=self._seen,
+        )
+
+    def _seen(self, target: str, instance: str) -> None:
+        """A target was found, in a lane's thread. A replaced one has no copies any more, and receipts change."""
+        if not self._catalog.know_target(target, instance, self._clock.now_ns()):
+            return
+        log.error("a target was replaced: its copies don't count any more and are made again", target=target)
+        self._fanout.rescan()
+        streams = {(one.agent, one.stream) for one in self._catalog.streams()}
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the service has ended
+            self._loop.call_soon_threadsafe(self._changed, streams)
 
     def _opened(self, settings: ReceiverSettings) -> list[Target]:
         """The targets of new settings; those whose entry is the old one stay as they are."""
@@ -93,7 +126,7 @@ class Following:
         if settings.disks != self.settings.disks:
             same -= {entry.id for entry in settings.target if entry.kind == "removable"}
         kept = {target.id: target for target in self._targets if target.id in same}
-        return [kept.get(target.id, target) for target in open_targets(settings, disk=self._disk)]
+        return [kept.get(target.id, target) for target in open_targets(settings, disk=self._disk, clock=self._clock)]
 
     async def _take_notes(self, targets: list[Target], fanout: Fanout) -> None:
         """Record what `verify` commands find while this service holds the catalog."""
@@ -116,5 +149,36 @@ class Following:
                 except DiskError as error:
                     log.warning("what `verify` found can't be taken in now", error=str(error), hint=error.hint)
                 await self._clock.sleep(NOTES_EVERY)
+        finally:
+            hands.close()
+
+    async def _look(self) -> None:
+        """Date what lacks, again and again, so that `status` can tell since when it does."""
+        hands = Hands("standing", 1)
+        try:
+            while True:
+                await hands.run(self._look_once)
+                await self._clock.sleep(LOOK_EVERY)
+        finally:
+            hands.close()
+
+    def _look_once(self) -> None:
+        rules, places = rules_of(self.settings), wheres(self.settings)
+        found = self._catalog.ask(lambda base: survey(base, rules, places))
+        try:
+            self._catalog.look(lacks_of(found, rules, places))
+        except DiskFull as error:
+            log.warning("since when what lacks can't be kept", error=str(error), hint=error.hint)
+
+    async def _ask_free(self, target: Target) -> None:
+        """Ask a remote for its free space now and then: too slow a question for `status`."""
+        hands = Hands(f"free-{target.id}", 1)
+        try:
+            while True:
+                with contextlib.suppress(HometapeError):
+                    free = await hands.run(target.free)
+                    if free is not None:
+                        self.free[target.id] = free
+                await self._clock.sleep(FREE_EVERY)
         finally:
             hands.close()

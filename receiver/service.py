@@ -176,7 +176,7 @@ class Service:
                 "pid": os.getpid(),
                 "port": ingress.port if ingress is not None else None,
                 "connected": dict(ingress.connected) if ingress is not None else {},
-                "lanes": [_lane(lane) for lane in lanes],
+                "lanes": [_lane(lane, following.free.get(lane.target)) for lane in lanes],
                 "config": self._told,
             }
             try:
@@ -187,14 +187,20 @@ class Service:
             await self._clock.sleep(REPORT_EVERY)
 
 
-def _lane(lane: LaneView) -> dict[str, Any]:
+def _lane(lane: LaneView, free: int | None) -> dict[str, Any]:
     return {
         "target": lane.target,
         "condition": lane.state.condition.value,
         "reason": lane.state.reason,
+        "hint": lane.state.hint,
         "under_way": lane.under_way,
         "segments_s": round(lane.segments_per_second, 1),
         "bytes_s": round(lane.bytes_per_second),
         "error": lane.error,
         "retry_in_s": round(lane.retry_in, 1),
+        "silent_s": round(lane.silent, 1),
+        "level": lane.level,
+        "note": lane.note,
+        "note": lane.note,
+        "free_bytes": free,
     }
