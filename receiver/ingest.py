@@ -21,6 +21,7 @@ from receiver.settings import ReceiverSettings
 from tape.clock import Clock
 from tape.durable import DISK, Disk
 from tape.errors import HometapeError, StoreError, SyncFailed
+from tape.inventory import Page
 from tape.log import get_logger
 from tape.receipt import Receipt
 
@@ -64,6 +65,7 @@ class Ingest:
         self._worker: asyncio.Task[None] | None = None
         self._receipts: dict[tuple[str, str], tuple[tuple[int, int], bytes]] = {}
         self._policies = 0  # how often another one came into force
+        self._pages = asyncio.Semaphore(1)
         self._ended = asyncio.Event()
         self._stopped = False
         self.failed: HometapeError | None = None
@@ -125,6 +127,11 @@ class Ingest:
                 self._receipts.clear()
             self._receipts[agent, stream] = (revision, data)
         return data
+
+    async def inventory(self, agent: str, page: Page) -> bytes | None:
+        """See `Committer`. One page at a time: making them must not crowd out commits. Raises StoreError."""
+        async with self._pages:
+            return await asyncio.to_thread(self._catalog.inventory, agent, page)
 
     def use(self, settings: ReceiverSettings) -> None:
         """Answer by other targets and another policy from now on; the home archive must be the same."""

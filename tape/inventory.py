@@ -134,14 +134,16 @@ class Comparison:
         while pages := walk.wanted():
             for difference in walk.take({page: fetched(page) for page in pages}): ...
 
-    `epochs`: those that are compared; others that the other side holds are only named, in `others`. The
-    pages of one `wanted` are independent and are best fetched together. Both sides may change meanwhile:
-    a difference is to be looked at again before anything is done about it.
+    `epochs`: those that are compared; others that the other side holds are only named, in `others`. `partly`: those
+    of them of which the own side knows only a part, so that it does not ask for what it can't judge. The pages of one
+    `wanted` are independent and are best fetched together. Both sides may change meanwhile: a difference is to be
+    looked at again before anything is done about it.
     """
 
-    def __init__(self, own: Tree, epochs: Collection[str]) -> None:
+    def __init__(self, own: Tree, epochs: Collection[str], *, partly: Collection[str] = ()) -> None:
         self._own = own
         self._epochs = tuple(sorted(set(epochs)))
+        self._partly = frozenset(partly)
         self._queue: list[Page] = [ROOT]
         self.others: tuple[str, ...] = ()
 
@@ -187,7 +189,7 @@ class Comparison:
         own = dict(self._own.streams(page.epoch))
         there = {} if data is None else decode_index(data)
         for stream in sorted(there, reverse=True):
-            if own.get(stream) != there[stream]:
+            if own.get(stream) != there[stream] and (stream in own or page.epoch not in self._partly):
                 self._queue.append(Page(Level.SPANS, page.epoch, stream))
         return [self._missing(stream, page.epoch, 0, LAST_BLOCK) for stream in own if stream not in there]
 
@@ -200,7 +202,7 @@ class Comparison:
             own = dict(self._own.blocks(page.stream, page.epoch, *blocks_of(page.number)))
             below = Level.ENTRIES
         for number in sorted(there, reverse=True):
-            if own.get(number) != there[number]:
+            if own.get(number) != there[number] and (number in own or page.epoch not in self._partly):
                 self._queue.append(Page(below, page.epoch, page.stream, number))
         absent = []
         for number in own:
@@ -209,16 +211,22 @@ class Comparison:
                 absent.append(self._missing(page.stream, page.epoch, first, last))
         return absent
 
-    def _entries(self, page: Page, data: bytes | None) -> list[Difference]:
-        own = dict(self._own.entries(page.stream, page.epoch, page.number))
+    def _entries(self, page: Page, data: bytes | None) -> Iterable[Difference]:
         there = {} if data is None else decode_entries(page.number, data)
+        return self.differing(page.stream, page.epoch, page.number, there)
+
+    def differing(self, stream: str, epoch: str, block: int, there: Mapping[int, bytes]) -> Iterable[Difference]:
+        """What differs in one block, of which the other side holds `there`.
+
+        A side that no longer knows all of its own digests overrides this and judges for itself.
+        """
+        own = dict(self._own.entries(stream, epoch, block))
         return [
-            Difference(page.stream, page.epoch, seq, own.get(seq, b""), there.get(seq, b""))
+            Difference(stream, epoch, seq, own.get(seq, b""), there.get(seq, b""))
             for seq in sorted(own.keys() | there.keys())
             if own.get(seq) != there.get(seq)
         ]
 
     def _missing(self, stream: str, epoch: str, first: int, last: int) -> Iterator[Difference]:
         for number, _ in self._own.blocks(stream, epoch, first, last):
-            for seq, digest in self._own.entries(stream, epoch, number):
-                yield Difference(stream, epoch, seq, digest, b"")
+            yield from self.differing(stream, epoch, number, {})

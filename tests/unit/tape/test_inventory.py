@@ -59,6 +59,21 @@ def test_epochs_not_asked_for_are_named_only() -> None:
     assert walk.wanted() == []
 
 
+def test_of_an_epoch_known_in_part_only_that_part_is_asked_for() -> None:
+    """Blocks, spans and streams of which the own side knows nothing are not looked into; what it knows is."""
+    own: Held = {("a", ONE, seq): b"\0" * 16 for seq in (3, 70_000)}
+    there: Held = {(stream, ONE, seq): b"\0" * 16 for stream in ("a", "b") for seq in range(0, 140_000, 100)}
+    walk = Comparison(PlainTree(own), [ONE], partly=[ONE])
+    fetched = []
+    found: list[Difference] = []
+    while pages := walk.wanted():
+        fetched += pages
+        found += walk.take({page: answer(PlainTree(there), page) for page in pages})
+    assert {page.number for page in fetched if page.level is Level.ENTRIES} == {0, 70_000 >> 8}
+    assert {page.number for page in fetched if page.level is Level.BLOCKS} == {0, 1}
+    assert {one.seq for one in found if one.kind is Kind.MISSING} == {3}
+
+
 def test_few_differences_cost_little_beside_many_segments() -> None:
     """100 of 200,000 missing at random: the pages read are those of the few blocks they lie in."""
     draw = random.Random(1)
