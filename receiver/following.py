@@ -8,14 +8,15 @@ lost with it. A target whose entry is unchanged keeps what it knows.
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from functools import partial
 
 from receiver.catalog import Catalog
-from receiver.fanout import Fanout, LaneView, Pace, Pace
+from receiver.fanout import Fanout, LaneView, Pace
+from receiver.model import Committer
 from receiver.policy import rules_of, wheres
 from receiver.reload import Change
 from receiver.report_policy import lacks_of, survey
 from receiver.report_targets import REMOTE
+from receiver.resync_requests import committing, take_requests
 from receiver.settings import ReceiverSettings, TargetSettings
 from receiver.targets.contract import Target
 from receiver.targets.hands import Hands
@@ -40,6 +41,7 @@ class Following:
         self,
         settings: ReceiverSettings,
         catalog: Catalog,
+        ingest: Committer,
         *,
         clock: Clock,
         disk: Disk,
@@ -48,6 +50,7 @@ class Following:
     ) -> None:
         self.settings = settings
         self._catalog = catalog
+        self._ingest = ingest
         self._clock = clock
         self._disk = disk
         self._changed = changed
@@ -129,17 +132,16 @@ class Following:
         return [kept.get(target.id, target) for target in open_targets(settings, disk=self._disk, clock=self._clock)]
 
     async def _take_notes(self, targets: list[Target], fanout: Fanout) -> None:
-        """Record what `verify` commands find while this service holds the catalog."""
+        """Act on what `verify` and `resync` commands find while this service holds the catalog."""
         hands = Hands("notes", 1)  # a share that hangs in it must not hold up the end of the service
-        call = partial(
-            take_notes,
-            self.settings.state,
-            self._catalog,
-            targets,
-            clock=self._clock,
-            disk=self._disk,
-            changed=fanout.rescan,
-        )
+        shared = {"clock": self._clock, "disk": self._disk, "changed": fanout.rescan}
+        place = (self.settings.state, self._catalog, targets)
+        commit = committing(self._ingest, asyncio.get_running_loop())
+
+        def call() -> None:
+            take_notes(*place, **shared)
+            take_requests(*place, commit, **shared)
+
         try:
             while True:
                 try:
@@ -147,7 +149,7 @@ class Following:
                 except SyncFailed:
                     raise
                 except DiskError as error:
-                    log.warning("what `verify` found can't be taken in now", error=str(error), hint=error.hint)
+                    log.warning("what a command found can't be taken in now", error=str(error), hint=error.hint)
                 await self._clock.sleep(NOTES_EVERY)
         finally:
             hands.close()

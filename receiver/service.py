@@ -73,6 +73,7 @@ class Service:
         following = Following(
             self._settings,
             catalog,
+            ingest,
             clock=self._clock,
             disk=self._disk,
             changed=self._copies_changed,
@@ -200,7 +201,6 @@ def _lane(lane: LaneView, free: int | None) -> dict[str, Any]:
         "retry_in_s": round(lane.retry_in, 1),
         "silent_s": round(lane.silent, 1),
         "level": lane.level,
-        "note": lane.note,
         "note": lane.note,
         "free_bytes": free,
     }
