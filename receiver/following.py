@@ -134,13 +134,12 @@ class Following:
     async def _take_notes(self, targets: list[Target], fanout: Fanout) -> None:
         """Act on what `verify` and `resync` commands find while this service holds the catalog."""
         hands = Hands("notes", 1)  # a share that hangs in it must not hold up the end of the service
-        shared = {"clock": self._clock, "disk": self._disk, "changed": fanout.rescan}
-        place = (self.settings.state, self._catalog, targets)
+        state, catalog, clock, disk = self.settings.state, self._catalog, self._clock, self._disk
         commit = committing(self._ingest, asyncio.get_running_loop())
 
         def call() -> None:
-            take_notes(*place, **shared)
-            take_requests(*place, commit, **shared)
+            take_notes(state, catalog, targets, clock=clock, disk=disk, changed=fanout.rescan)
+            take_requests(state, catalog, targets, commit, clock=clock, disk=disk, changed=fanout.rescan)
 
         try:
             while True:

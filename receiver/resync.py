@@ -18,12 +18,11 @@ from receiver.catalog_writes import LOST_COPY
 from receiver.fanout import Fanout
 from receiver.ingest import Ingest
 from receiver.live import read_live
-from receiver.model import Committer, Outcome, Upload
 from receiver.resync_compare import Finding, Kind
 from receiver.resync_plan import Findings, Plan, read_findings
 from receiver.resync_rates import remember
-from receiver.resync_repair import Commit, Repair, Repaired
-from receiver.resync_requests import answer_to, leave
+from receiver.resync_repair import Repair, Repaired
+from receiver.resync_requests import answer_to, committing, leave
 from receiver.resync_survey import Survey, Told
 from receiver.settings import ReceiverSettings
 from receiver.targets.contract import Target
@@ -319,13 +318,3 @@ class _Bad:
             if found.proof is None:
                 finding = Finding(Kind.WRONG_BYTES, str(found.held.path), found.held.size, found.held.id)
                 self._survey.bad_bytes(self._plan, found.target, finding)
-
-
-def committing(ingest: Committer, loop: asyncio.AbstractEventLoop) -> Commit:
-    """Uploads committed from another thread than the loop's: all together, so that they share their syncs."""
-
-    def commit(uploads: Sequence[Upload]) -> list[Outcome]:
-        waiting = [asyncio.run_coroutine_threadsafe(ingest.commit(upload), loop) for upload in uploads]
-        return [one.result() for one in waiting]
-
-    return commit

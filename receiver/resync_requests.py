@@ -4,10 +4,12 @@ The command puts a file of findings into the state folder; the service acts on i
 beside where it was. A service that is stopped in between begins it anew: acting twice does no harm.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from receiver.catalog import Catalog
+from receiver.model import Committer, Outcome, Upload
 from receiver.resync_plan import read_findings
 from receiver.resync_repair import Commit, Repair, Repaired
 from receiver.targets.contract import Target
@@ -90,3 +92,13 @@ def take_requests(
         changed()
         count += 1
     return count
+
+
+def committing(ingest: Committer, loop: asyncio.AbstractEventLoop) -> Commit:
+    """Uploads committed from another thread than the loop's: all together, so that they share their syncs."""
+
+    def commit(uploads: Sequence[Upload]) -> list[Outcome]:
+        waiting = [asyncio.run_coroutine_threadsafe(ingest.commit(upload), loop) for upload in uploads]
+        return [one.result() for one in waiting]
+
+    return commit
