@@ -5,13 +5,10 @@ from receiver.checking import cataloguing
 from receiver.fanout_facts import Setup
 from receiver.placement import batches
 from receiver.targets.contract import State, Target
-from receiver.targets.wrapping import innermost
-from tape.errors import HometapeError
 from tape.log import get_logger
 
 log = get_logger(__name__)
 SAFE = "level: safe to unplug"
-UNMOUNTED = "level and unmounted: safe to unplug"
 
 
 class Level:
@@ -30,12 +27,12 @@ class Level:
     def looked(self, state: State) -> None:
         """The target was looked at."""
         if state.readable and not self._there:
-            self.note = ""
+            self._unsettled = True  # a disk that is to be unmounted when level is let go by that
             if self._removable:
                 self._returned_ns = self._setup.clock.now_ns()
         if not state.readable:
             self.level = False
-            self.note = self.note if self.note == UNMOUNTED else ""
+            self.note = ""
         self._there = state.readable
 
     def copying(self) -> None:
@@ -57,8 +54,8 @@ class Level:
             self._unsettled = False
         if not self.level:
             self.level = True
-            if self._removable:
-                self._release()
+            self.note = SAFE if self._removable else ""
+            log.info("a target is level", target=self._target.id)
         return False
 
     def _sample(self, before_ns: int) -> int:
@@ -75,17 +72,3 @@ class Level:
             bad += self._setup.copier.recheck(target, batch)
         log.info("a sample of what was there was read again", target=target.id, copies=len(found), bad=bad)
         return bad
-
-    def _release(self) -> None:
-        """A person may take the disk away now."""
-        disk = innermost(self._target)
-        self.note = SAFE
-        if getattr(disk, "unmount", False):
-            eject = getattr(disk, "eject")  # noqa: B009 - only removable targets have one
-            try:
-                eject()
-                self.note = UNMOUNTED
-            except HometapeError as error:
-                self.note = f"level, but it could not be unmounted: {error}"
-                log.warning("a disk can't be unmounted", target=self._target.id, error=str(error))
-        log.info("the disk is level", target=self._target.id, note=self.note)

@@ -10,9 +10,10 @@ import pytest
 
 from receiver.fanout import Fanout, Pace
 from receiver.targets.contract import Condition, Limits, Target
+from receiver.targets.directory import DirectoryTarget
 from tape.clock import SYSTEM, ManualClock
 from tape.errors import DiskError, DiskFull, StoreError
-from tests.support.archive import Archive, Mischief
+from tests.support.archive import Archive, Mischief, receipts
 from tests.support.waiting import wait_until_async
 
 QUICK = Pace(rescan=0.1, absent=0.05, longest=0.1, grace=1.0)
@@ -63,7 +64,7 @@ async def test_every_target_gets_every_segment(archive: Archive) -> None:
     held = archive.catalog.get(before[0].id)
     assert held is not None
     assert held.sha256 == archive.made[0].sha256
-    (receipt,) = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home").values()
+    (receipt,) = receipts(archive.catalog, "home", "nas", copies=2).values()
     assert receipt.safe == ((0, 304),)
     assert {copy.method for copy in archive.catalog.copies(before[0].id)} == {"read-back xxh3+sha256"}
 
@@ -150,8 +151,8 @@ async def test_a_lying_target_never_counts(archive: Archive, lie: str) -> None:
         await wait_until_async(lambda: liar.puts >= 12, what="tries after the first")
         assert archive.copied("nas") == 0
         assert {incident.kind for incident in archive.catalog.incidents()} == {"copy"}
-        receipts = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home")
-        assert all(receipt.safe == () for receipt in receipts.values())
+        told = receipts(archive.catalog, "home", "nas", copies=2)
+        assert all(receipt.safe == () for receipt in told.values())
         setattr(liar, lie, False)
         await wait_until_async(lambda: archive.copied("nas") == 10)
     archive.assert_complete("nas")
@@ -207,14 +208,14 @@ async def test_one_bad_segment_holds_up_no_other(archive: Archive) -> None:
         await wait_until_async(lambda: archive.copied("home") == archive.copied("nas") == 20)
         assert {incident.kind for incident in archive.catalog.incidents()} == {"copy", "lost"}
         assert all(incident.subject for incident in archive.catalog.incidents())
-        (receipt,) = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home").values()
+        (receipt,) = receipts(archive.catalog, "home", "nas", copies=2).values()
         assert receipt.resend == ((7, 7),)
         assert "at home" in fanout.views()[0].error
         assert "home copy" in fanout.views()[1].error
         bad.write_bytes(good)
         await wait_until_async(lambda: archive.copied("home") == archive.copied("nas") == 21)
         await wait_until_async(lambda: archive.catalog.incidents() == [])
-        (receipt,) = archive.catalog.held_and_safe("box", "demo/ticks", copies=2, home="home").values()
+        (receipt,) = receipts(archive.catalog, "home", "nas", copies=2).values()
         assert (receipt.resend, receipt.safe) == ((), ((0, 20),))
 
 
@@ -277,8 +278,7 @@ async def test_a_backlog_is_asked_for_in_pages(archive: Archive, monkeypatch: py
         return behind(target, after=after, limit=limit)
 
     monkeypatch.setattr(archive.catalog, "behind", counting)
-    for target in archive.targets:
-        target.limits = Limits(batch_files=16)
+    monkeypatch.setattr(DirectoryTarget, "limits", Limits(batch_files=16))
     fanout = Fanout(archive.catalog, archive.targets, clock=SYSTEM, pace=QUICK)
     views = await fanout.drain()
     assert [view.copied for view in views] == [400, 400]
