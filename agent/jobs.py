@@ -1,4 +1,8 @@
-"""What is to be sent next: oldest first, small segments together, what failed later and later. No I/O."""
+"""What is to be sent next: oldest first, small segments together, what failed later and later. No I/O.
+
+What home held once and lacks now travels behind what is new: it has a queue of its own, from which every eighth job
+is taken while there is something new, and all of them while there is not.
+"""
 
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -11,6 +15,7 @@ from tape.clock import Clock
 
 LINKS_LOST = 3
 FAILED_IN_A_ROW = 3
+ONE_IN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,11 @@ class Job:
     def size(self) -> int:
         """Bytes of segments."""
         return sum(item.size for item in self.items)
+
+    @property
+    def behind(self) -> bool:
+        """Whether it travels behind what is new."""
+        return self.items[0].again
 
     def __str__(self) -> str:
         first = self.items[0]
@@ -39,6 +49,8 @@ class Queue:
         self._settings = settings
         self._clock = clock
         self._ready: deque[Spooled] = deque()
+        self._behind: deque[Spooled] = deque()
+        self._since = 0
         self._busy: set[int] = set()
         self._later: dict[int, float] = {}
         self._tries: dict[int, int] = {}
@@ -50,8 +62,13 @@ class Queue:
 
     @property
     def empty(self) -> bool:
-        """Nothing is ready: ask the outbox."""
+        """Nothing new is ready: ask the outbox."""
         return not self._ready
+
+    @property
+    def none_behind(self) -> bool:
+        """Nothing that travels behind is ready: ask the outbox."""
+        return not self._behind
 
     @property
     def troubled(self) -> bool:
@@ -80,20 +97,31 @@ class Queue:
 
     def add(self, found: Sequence[Spooled]) -> None:
         """Segments from the outbox, oldest first."""
-        self._ready.extend(one for one in found if one.id not in self._busy)
+        for one in found:
+            if one.id not in self._busy:
+                (self._behind if one.again else self._ready).append(one)
 
-    def next(self) -> Job | None:
-        """The next upload: the oldest segment, with other small ones if it is small."""
-        if not self._ready:
+    def next(self, *, behind: bool = True) -> Job | None:
+        """The next upload: the oldest segment, with other small ones if it is small. `behind`: may it be such a one."""
+        turn = bool(self._behind) and behind and (not self._ready or self._since >= ONE_IN - 1)
+        queue = self._behind if turn else self._ready
+        if not queue:
             return None
-        first = self._ready.popleft()
+        self._since = 0 if turn else self._since + 1
+        job = Job(tuple(self._together(queue)))
+        self._busy.update(item.id for item in job.items)
+        return job
+
+    def _together(self, queue: deque[Spooled]) -> list[Spooled]:
+        """The first of a queue, and what travels in one bundle with it."""
+        first = queue.popleft()
         items = [first]
         if self._bundles(first):
             size = first.size + overhead(first.stream, first.name)
             most = min(self._settings.bundle_max, MAX_BYTES)
             left: deque[Spooled] = deque()
-            while self._ready and len(items) < MAX_ITEMS:
-                one = self._ready.popleft()
+            while queue and len(items) < MAX_ITEMS:
+                one = queue.popleft()
                 more = one.size + overhead(one.stream, one.name)
                 if not self._bundles(one) or one.name.epoch != first.name.epoch:
                     left.append(one)
@@ -103,10 +131,8 @@ class Queue:
                 else:
                     items.append(one)
                     size += more
-            self._ready.extendleft(reversed(left))
-        job = Job(tuple(items))
-        self._busy.update(item.id for item in items)
-        return job
+            queue.extendleft(reversed(left))
+        return items
 
     def worked(self) -> None:
         """A delivery succeeded; its job still ends with `done`, once that is on record."""

@@ -35,6 +35,7 @@ log = get_logger(__name__)
 RECEIPT_LIMIT = 16 * 2**20
 _RECEIPTS_AT_ONCE = 8
 _JOBS_PER_CONNECTION = 48
+_BEHIND_PER_CONNECTION = 2
 
 
 class Outgoing(Protocol):
@@ -47,8 +48,8 @@ class Outgoing(Protocol):
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Have `wake` called, from any thread, after segments became ready to be sent."""
 
-    def unsent(self, limit: int, *, excluding: Collection[int] = ()) -> list[Spooled]:
-        """Segments that are not held at home, oldest first."""
+    def unsent(self, limit: int, *, excluding: Collection[int] = (), again: bool = False) -> list[Spooled]:
+        """Segments that are not held at home, oldest first: the new ones, or those that home held once."""
 
     def mark_held(self, ids: Sequence[int]) -> None:
         """Home acknowledged these."""
@@ -87,6 +88,7 @@ class Progress:
     last_error: str = ""
     last_error_ns: int = 0
     last_receipt_ns: int = 0
+    again_bytes: int = 0
     receipt_errors: dict[str, str] = field(default_factory=dict)
 
 
@@ -116,7 +118,8 @@ class Push:
         self._jobs: set[asyncio.Task[None]] = set()
         self._held: list[Job] = []
         self._news = asyncio.Event()
-        self._stale = True
+        self._stale = self._stale_behind = True
+        self._behind = 0
         self._stopping = False
         self._runner: asyncio.Task[Any] | None = None
 
@@ -179,7 +182,7 @@ class Push:
 
     def _on_sealed(self, loop: asyncio.AbstractEventLoop) -> None:
         def note() -> None:
-            self._stale = True
+            self._stale = self._stale_behind = True
             self._wake.set()
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody sends any more
@@ -190,15 +193,15 @@ class Push:
             self._wake.clear()
             started = False
             if self._lines.up and not self._stopping and self._has_room():
-                if self._queue.empty and (self._stale or self._queue.due()):
-                    await self._refill()
-                line, job = self._lines.best(), self._queue.next()
+                await self._refill()
+                behind = self._behind < _BEHIND_PER_CONNECTION * self._settings.connections
+                line, job = self._lines.best(), self._queue.next(behind=behind)
                 if job is not None and line is not None:
                     self._begin(job, line)
                     started = True
                 elif job is not None:  # the last line went while the outbox was asked
                     self._queue.again(job)
-                    self._stale = True
+                    self._stale = self._stale_behind = True
             if not started:
                 await self._sleep_until_woken(self._queue.wait())
 
@@ -211,19 +214,32 @@ class Push:
         return not self._lines.throttle.satisfied or any(line.lane.writing == 0 for line in self._lines.up)
 
     async def _refill(self) -> None:
-        self._stale = False
+        """Ask the outbox for what is new, and for what travels behind, where there is none left and may be more."""
+        if self._queue.empty and (self._stale or self._queue.due()):
+            self._stale, self._stale_behind = False, True
+            self._stale = await self._fetch_jobs(again=False) or self._stale  # it may have been set meanwhile
+        if self._queue.none_behind and self._stale_behind:
+            self._stale_behind = False
+            self._stale_behind = await self._fetch_jobs(again=True) or self._stale_behind
+
+    async def _fetch_jobs(self, *, again: bool) -> bool:
         excluding = self._queue.excluded()
-        found = await self._call(lambda: self._outbox.unsent(self._queue.LIMIT, excluding=excluding))
+        found = await self._call(lambda: self._outbox.unsent(self._queue.LIMIT, excluding=excluding, again=again))
         self._queue.add(found)
-        self._stale = self._stale or len(found) == self._queue.LIMIT
+        return len(found) == self._queue.LIMIT
 
     def _begin(self, job: Job, line: Connection) -> None:
-        share = line.announce(job.size)
+        share = line.announce(job.size, behind=job.behind)
+        self._behind += job.behind
         task = asyncio.ensure_future(self._send(job, line, share))
-        task.add_done_callback(lambda _: share.close())
+        task.add_done_callback(lambda _: self._ended(job, share))
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
         task.add_done_callback(lambda _: self._wake.set())
+
+    def _ended(self, job: Job, share: Share) -> None:
+        share.close()
+        self._behind -= job.behind
 
     async def _send(self, job: Job, line: Connection, share: Share) -> None:
         try:
@@ -232,7 +248,7 @@ class Push:
             raise
         except LinkError as error:
             self._queue.link_lost(job)
-            self._stale = True
+            self._stale = self._stale_behind = True
             self._fault(error)
         except (Refused, SegmentError, BundleError, OSError) as error:
             await self._spoiled(job, error)
@@ -261,7 +277,7 @@ class Push:
         if len(job.items) > 1:
             log.warning("a bundle did not go through; its segments go one by one", what=str(job), error=str(error))
             self._queue.one_by_one(job)
-            self._stale = True
+            self._stale = self._stale_behind = True
             return
         self._fault(error)
         one = job.items[0]
@@ -302,6 +318,7 @@ class Push:
                 self._queue.done(job)
                 self._progress.held += len(job.items)
                 self._progress.held_bytes += job.size
+                self._progress.again_bytes += job.size if job.behind else 0
             self._progress.last_ok_ns = self._clock.now_ns()
             self._wake.set()
 

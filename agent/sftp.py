@@ -27,6 +27,9 @@ from tape.errors import NotFound, Refused, Resend, Unsupported
 PART = ".part"
 SESSIONS_OURS = 4
 SESSIONS_PLAIN = 2
+READS = 4
+"""Files that one session reads at a time; our receiver allows no more."""
+_READ_OURS = 255 << 10
 _SLOWEST_SESSION = 10
 _READ_AHEAD = 2 << 20
 _CREATE = requests.WRITE | requests.CREATE | requests.EXCLUSIVE
@@ -39,6 +42,7 @@ class _Session:
     def __init__(self, client: Requests) -> None:
         self.client = client
         self.uploads = 0
+        self.reads = 0
 
 
 class Connection:
@@ -67,6 +71,7 @@ class Connection:
         self._clock = clock
         self._readers = readers
         self._sessions: list[_Session] = []
+        self._reads = asyncio.Semaphore(READS * (SESSIONS_OURS if self.ours else SESSIONS_PLAIN))
         self._folders: set[str] = {"", "/", self._base}
         self._write_size = 0
         self._why = ""
@@ -114,18 +119,32 @@ class Connection:
         return self._why
 
     async def read(self, path: str, limit: int) -> bytes | None:
-        """A small file's bytes, None if there is none; raises LinkError, Resend if it is larger than `limit`."""
-        client = self._idlest().client
+        """A small file's bytes, None if there is none; raises LinkError, Resend if it is larger than `limit`.
+
+        As many at a time as the server lets a session have open; the others wait for their turn.
+        """
+        async with self._reads:
+            session = min(self._sessions, key=lambda session: (session.reads, session.uploads))
+            session.reads += 1
+            try:
+                return await self._read(session.client, path, limit)
+            finally:
+                session.reads -= 1
+
+    async def _read(self, client: Requests, path: str, limit: int) -> bytes | None:
         try:
             handle = await client.open(self._base + path, requests.READ)
         except NotFound:
             return None
         found = bytearray()
+        most = _READ_OURS if self.ours else sshtune.WRITE_PLAIN
         try:
-            while block := await client.read(handle, len(found), sshtune.WRITE_PLAIN):
+            while block := await client.read(handle, len(found), most):
                 found += block
                 if len(found) > limit:
                     raise Resend(f"{path} at the receiver is larger than {limit} bytes")
+                if self.ours and len(block) < most:  # ours gives all there is: no need to be told of the end
+                    break
         finally:
             client.close(handle)
         return bytes(found)
@@ -133,9 +152,9 @@ class Connection:
     def _idlest(self) -> _Session:
         return min(self._sessions, key=lambda session: session.uploads)
 
-    def announce(self, size: int) -> Share:
-        """A part of this connection's budget for an upload to come."""
-        return self._throttle.announce(size, self.lane)
+    def announce(self, size: int, *, behind: bool = False) -> Share:
+        """A part of this connection's budget for an upload to come; see `Throttle.announce`."""
+        return self._throttle.announce(size, self.lane, behind=behind)
 
     async def upload(self, path: str, body: Body, share: Share | None = None) -> None:
         """Deliver a body as `path`; returns once the server has said OK to its final name.
@@ -208,7 +227,7 @@ class Connection:
             while offset < body.size:
                 block = memoryview(await ahead.next())
                 while block:
-                    count = min(self.lane.piece(self._write_size), len(block))
+                    count = min(share.piece(self._write_size), len(block))
                     await share.take(count)
                     try:
                         _raise_worst(answers)

@@ -19,6 +19,31 @@ _WINDOW = 0.1
 _QUEUE_SECONDS = 0.25
 _HALF_LIFE = 10.0
 _GROW_AFTER = 32
+BEHIND = 16
+"""So many uploads that begin after one that travels behind still go before it."""
+
+
+class Pace:
+    """At most `rate` bytes a second, 0 for no limit; the rate may be changed at any time."""
+
+    def __init__(self, rate: int, clock: Clock) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._free_at = 0.0
+
+    def piece(self, largest: int) -> int:
+        """The largest write that suits it."""
+        return min(largest, max(self.rate // 4, SMALLEST_PIECE)) if self.rate else largest
+
+    async def wait(self, count: int) -> None:
+        """Until so many bytes may go."""
+        if not self.rate:
+            return
+        now = self._clock.monotonic()
+        begin = max(self._free_at, now)
+        self._free_at = begin + count / self.rate
+        if begin > now:
+            await self._clock.sleep(begin - now)
 
 
 class Throttle:
@@ -47,12 +72,13 @@ class Throttle:
         self.lanes: list[Lane] = []
         self.changed = changed
         self.clock = clock
-        self._bandwidth = bandwidth
+        self.behind = Pace(0, clock)
+        """The rate of uploads that travel behind the others, all together."""
+        self._pace = Pace(bandwidth, clock)
         self._largest = largest
         self._cap = largest
         self._answered_at_cap = 0
         self._shares = 0
-        self._free_at = 0.0
 
     @property
     def rate(self) -> float:
@@ -72,16 +98,18 @@ class Throttle:
         self.lanes.append(made)
         return made
 
-    def announce(self, size: int, lane: "Lane") -> "Share":
-        """An upload of this size begins; its bytes count as backlog until they are taken. Older ones go first."""
+    def announce(self, size: int, lane: "Lane", *, behind: bool = False) -> "Share":
+        """An upload of this size begins; its bytes count as backlog until they are taken. Older ones go first.
+
+        One that travels `behind` lets those pass that begin soon after it, and is no reason not to begin others.
+        """
         self._shares += 1
-        return Share(self, size, self._shares, lane)
+        return Share(self, size, self._shares, lane, behind=behind)
 
     @property
     def largest(self) -> int:
         """The largest write that suits the link now."""
-        size = min(self._cap, self.limit)
-        return min(size, max(self._bandwidth // 4, SMALLEST_PIECE)) if self._bandwidth else size
+        return self._pace.piece(min(self._cap, self.limit))
 
     def took(self, seconds: float) -> None:
         """A short request was answered after this long."""
@@ -116,13 +144,7 @@ class Throttle:
 
     async def pace(self, count: int) -> None:
         """Keep the rate limit."""
-        if not self._bandwidth:
-            return
-        now = self.clock.monotonic()
-        begin = max(self._free_at, now)
-        self._free_at = begin + count / self._bandwidth
-        if begin > now:
-            await self.clock.sleep(begin - now)
+        await self._pace.wait(count)
 
 
 class Lane:
@@ -238,17 +260,25 @@ class Lane:
 class Share:
     """One upload's part of the budget."""
 
-    def __init__(self, throttle: Throttle, size: int, rank: int, lane: Lane) -> None:
+    def __init__(self, throttle: Throttle, size: int, rank: int, lane: Lane, *, behind: bool = False) -> None:
         self._throttle = throttle
         self._lane = lane
-        self._rank = rank
+        self._behind = behind
+        self._rank = rank + (BEHIND if behind else 0)
         self._left = size
-        self._writing = True
-        throttle.backlog += size
-        lane.writing += 1
+        self._writing = not behind
+        if not behind:
+            throttle.backlog += size
+            lane.writing += 1
+
+    def piece(self, largest: int) -> int:
+        """The size of its next write, at most `largest`."""
+        return self._lane.piece(self._throttle.behind.piece(largest) if self._behind else largest)
 
     async def take(self, count: int) -> None:
         """`Lane.take`, and that much less is left to write."""
+        if self._behind:
+            await self._throttle.behind.wait(count)
         await self._lane.take(count, self._rank)
         self._less(min(count, self._left))
 
@@ -258,6 +288,8 @@ class Share:
 
     def _less(self, count: int) -> None:
         self._left -= count
+        if self._behind:
+            return
         self._throttle.backlog -= count
         if self._left == 0 and self._writing:
             self._writing = False

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jobs import FAILED_IN_A_ROW, LINKS_LOST, Job, Queue
+from agent.jobs import FAILED_IN_A_ROW, LINKS_LOST, ONE_IN, Job, Queue
 from agent.model import Spooled
 from agent.settings import ReceiverSettings
 from tape.bundle import MAX_ITEMS, overhead
@@ -13,10 +13,10 @@ from tape.clock import ManualClock
 from tape.names import SegmentName
 
 
-def segment(number: int, size: int, epoch: str = "0" * 16) -> Spooled:
+def segment(number: int, size: int, epoch: str = "0" * 16, *, again: bool = False) -> Spooled:
     """A segment on record."""
     name = SegmentName(epoch, number, f"{number:032x}")
-    return Spooled(number, "demo/ticks", name, f"demo/ticks/{name}", size, "", "", 1, 0)
+    return Spooled(number, "demo/ticks", name, f"demo/ticks/{name}", size, "", "", 1, 0, again=again)
 
 
 def queue(sizes: list[int], **more: Any) -> tuple[Queue, ManualClock]:
@@ -154,3 +154,22 @@ def test_a_job_names_itself() -> None:
     """For a log line: its first segment, and how many more."""
     made, _ = queue([10, 10, 10])
     assert str(take(made)).endswith("00.parquet and 2 more")
+
+
+def test_what_home_held_once_travels_behind_and_still_gets_its_share() -> None:
+    """While there is something new, one job in eight is an old one; afterwards all are; none when they may not."""
+    made, _ = queue([1000] * 20, bundle_below=0)
+    made.add([segment(number, 1000, again=True) for number in range(100, 110)])
+    jobs = [made.next() for _ in range(16)]
+    assert [n for n, job in enumerate(jobs) if job is not None and job.behind] == [ONE_IN - 1, 2 * ONE_IN - 1]
+    left = [job.behind for job in iter(lambda: made.next(behind=False), None)]
+    assert left == [False] * 6
+    assert (made.empty, made.none_behind) == (True, False)
+    assert drain(made) == [[number] for number in range(102, 110)]
+
+
+def test_old_and_new_never_share_a_bundle() -> None:
+    """So that each bundle travels at one pace."""
+    made, _ = queue([10, 10], bundle_below=100, bundle_max=10_000)
+    made.add([segment(number, 10, again=True) for number in (5, 6)])
+    assert drain(made) == [[0, 1], [5, 6]]

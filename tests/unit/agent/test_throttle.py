@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.throttle import MIB, SMALLEST_PIECE, START, Lane, Throttle
+from agent.throttle import BEHIND, MIB, SMALLEST_PIECE, START, Lane, Throttle
 from tape.clock import ManualClock
 
 
@@ -198,6 +198,47 @@ async def test_the_oldest_upload_goes_first() -> None:
         lane.give(MIB)
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2]
+
+
+async def test_an_upload_behind_lets_new_ones_pass_and_is_not_left_behind_for_ever() -> None:
+    """Those that begin soon after it go first, later ones do not; it is no reason not to begin another."""
+    made, lane = one_lane(MIB)
+    await lane.take(MIB)
+    old = made.announce(MIB, lane, behind=True)
+    assert [made.backlog, lane.writing] == [0, 0]
+    new = [made.announce(MIB, lane) for _ in range(BEHIND + 4)]
+    order: list[int] = []
+
+    async def taker(number: int) -> None:
+        await (old if number < 0 else new[number]).take(MIB)
+        order.append(number)
+
+    tasks = [asyncio.ensure_future(taker(number)) for number in range(-1, len(new))]
+    for _ in tasks:
+        await settle()
+        lane.give(MIB)
+    await asyncio.gather(*tasks)
+    assert order.index(-1) == BEHIND - 1
+    old.close()
+    assert made.backlog == 0
+
+
+async def test_uploads_behind_keep_a_rate_of_their_own() -> None:
+    """Their rate slows them and only them; without one they go as fast as the rest; it may change at any time."""
+    clock = ManualClock()
+    made, lane = one_lane(64 * MIB, clock=clock)
+    made.behind.rate = MIB
+    old, new = made.announce(8 * MIB, lane, behind=True), made.announce(8 * MIB, lane)
+    for _ in range(4):
+        await old.take(MIB)
+    assert clock.monotonic() == pytest.approx(3)
+    await new.take(8 * MIB)
+    assert clock.monotonic() == pytest.approx(3)
+    assert old.piece(MIB) == MIB // 4
+    assert new.piece(MIB) == MIB
+    made.behind.rate = 0
+    await old.take(MIB)
+    assert clock.monotonic() == pytest.approx(3)
 
 
 def test_writes_shrink_on_a_link_that_breaks_and_grow_again() -> None:
