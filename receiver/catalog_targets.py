@@ -12,7 +12,6 @@ from receiver import catalog_writes
 from receiver.catalog_ids import Ids
 from receiver.catalog_tables import COPIES, IDS
 
-REPLACED = "replaced"
 _SEEN_EVERY_NS = 60_000_000_000
 _PIECE = 20_000
 
@@ -74,12 +73,12 @@ def forget(base: sqlite3.Connection, ids: Ids, name: str) -> tuple[int, set[tupl
 def tell_replaced(base: sqlite3.Connection, name: str, count: int, now: int) -> None:
     """Record that a target was replaced, with how many copies that cost."""
     text = f"target {name} is another one than before, or was prepared again: its {count} copies are made again"
-    catalog_writes.add_incident(base, REPLACED, "", "", name, text, now)
+    catalog_writes.add_incident(base, catalog_writes.REPLACED, "", "", name, text, now)
 
 
 def close_about(base: sqlite3.Connection, name: str, now: int) -> None:
     """Close what is open about the copies at a target that is configured no more."""
-    catalog_writes.close_incident(base, REPLACED, "", "", name, now)
+    catalog_writes.close_incident(base, catalog_writes.REPLACED, "", "", name, now)
     base.execute(
         "UPDATE incident SET closed=?1 WHERE closed IS NULL AND kind=?2 AND substr(subject, -length(?3))=?3",
         (now, catalog_writes.LOST_COPY, f" at {name}"),

@@ -15,8 +15,9 @@ from tape.names import SegmentName
 from tape.receipt import to_ranges
 
 # Kinds of incidents: a chain that contradicts, a second SHA-256, a bad copy, other bytes under a held identity,
-# uploads that broke a rule, a segment without any good copy here.
+# uploads that broke a rule, a segment without any good copy here, a target that is another one than before.
 CHAIN, TAMPERED, LOST_COPY, CONFLICT, QUARANTINE, LOST = "chain", "tampered", "copy", "conflict", "quarantine", "lost"
+REPLACED = "replaced"
 _MOST_REFUSALS = 10_000  # remembered for an agent: a hostile one must not fill the catalog
 _PLACE = """
 SELECT s.id, s.stream, s.epoch, t.agent, t.name, e.name, s.seq, s.previous, s.sha256, s.broken
@@ -213,7 +214,29 @@ def add_copies(base: sqlite3.Connection, ids: Ids, copies: Sequence[Copy]) -> se
             " recv_last=nullif(max(coalesce(recv_last,-1),?6),-1), verified=max(coalesce(verified,-1),?7)",
             (stream, target, *total),
         )
+    for target in new_ids:
+        _close_if_level(base, target, max(copy.verified_ns for copy in copies))
     return touched
+
+
+def _close_if_level(base: sqlite3.Connection, target: int, now: int) -> None:
+    """What was told of all copies of a target at once is over when it has every segment again."""
+    (name,) = base.execute("SELECT name FROM target WHERE id=?", (target,)).fetchone()
+    about = ((REPLACED, name), (LOST_COPY, f"many at {name}"))
+    open_ones = [
+        one
+        for one in about
+        if base.execute(
+            "SELECT 1 FROM incident WHERE kind=? AND agent='' AND stream='' AND subject=? AND closed IS NULL", one
+        ).fetchone()
+    ]
+    if not open_ones:
+        return
+    lacking = base.execute(
+        "SELECT total(segments) - (SELECT total(segments) FROM stream_target WHERE target=?) FROM stream", (target,)
+    ).fetchone()[0]
+    for kind, subject in open_ones if lacking == 0 else ():
+        close_incident(base, kind, "", "", subject, now)
 
 
 def drop_copy(base: sqlite3.Connection, ids: Ids, segment: int, target_name: str, why: str, now: int) -> bool:
