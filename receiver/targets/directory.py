@@ -29,7 +29,7 @@ from receiver.targets.contract import (
     is_own,
 )
 from receiver.targets.marker import check_marker, identity, write_readme
-from receiver.targets.medium import GONE_HINT, drop_pages, is_forbidden, is_gone, is_shaky, takes_writes
+from receiver.targets.medium import GONE_HINT, drop_pages, is_forbidden, is_gone, is_shaky, takes_writes, too_large
 from receiver.targets.mounts import own_mount
 from receiver.targets.sums import SumsFiles, read_sums
 from tape.digest import BLOCK, BothDigests, new_xxh3
@@ -69,7 +69,8 @@ class DirectoryTarget(Target):
         self._disk = disk
         self._seen: _Identity | None = None
         self._sums = SumsFiles(disk)
-        self._full = self._protected = False
+        self._protected = False
+        self._lacks = 0  # bytes of the segment that did not fit
         self._instance = ""
 
     # -------------------------------------------------------------------------------------- writing
@@ -81,9 +82,10 @@ class DirectoryTarget(Target):
         before = self._present(), self._instance
         with self._mapped():
             self._disk.make_dirs(self.root / TEMP_FOLDER)
-        answers = [self._too_large(parcel) for parcel in parcels]
+        answers = [too_large(self, parcel) for parcel in parcels]
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
+        self._lacks = 0
         for number, parcel in enumerate(parcels):
             if stop is not None or answers[number] is not None:
                 answers[number] = answers[number] or stop
@@ -96,19 +98,10 @@ class DirectoryTarget(Target):
                 answers[number] = error
                 if isinstance(error, DiskError | TargetAbsent | TargetReadOnly):
                     stop = error
-        self._full = isinstance(stop, DiskFull)
+                    self._lacks = parcel.size if isinstance(error, DiskFull) else 0
         self._place_all(staged, answers)
         self._still(before, answers)
         return answers
-
-    def _too_large(self, parcel: Parcel) -> HometapeError | None:
-        most = self.limits.max_file
-        if most is None or parcel.size <= most:
-            return None
-        return DiskError(
-            f"target {self.id}: its file system holds no file above {most} bytes, {parcel.path} has {parcel.size}",
-            hint="format it with a file system that does (exFAT, NTFS, ext4), or seal smaller segments",
-        )
 
     def _stage(self, parcel: Parcel) -> Path:
         """The bytes of a parcel in a temporary file, proven to be what it promised; not synced yet."""
@@ -158,7 +151,7 @@ class DirectoryTarget(Target):
             with self._mapped():
                 self._disk.sync_many([], folders)
         except HometapeError as error:
-            self._full = isinstance(error, DiskFull)
+            self._lacks = max(1, self._lacks) if isinstance(error, DiskFull) else self._lacks
             for number, temp, _ in staged:
                 answers[number] = answers[number] or error
                 with contextlib.suppress(DiskError):  # whatever stays is cleared by recover
@@ -325,7 +318,7 @@ class DirectoryTarget(Target):
         if self._protected or not os.access(self.root, os.W_OK):
             return State(Condition.READ_ONLY, f"{self.root} takes no writes", TargetReadOnly.default_hint)
         reserve = min(RESERVE, usage.total // _RESERVE_SHARE)
-        if usage.free < reserve or (self._full and usage.free < 2 * reserve):
+        if usage.free < reserve or (self._lacks and usage.free < max(2 * reserve, self._lacks)):
             return State(Condition.FULL, f"{self.root} is full: {usage.free} bytes left", DiskFull.default_hint)
         return State(Condition.READY)
 
@@ -372,11 +365,12 @@ class DirectoryTarget(Target):
             raise DiskFull(f"target {self.id}: {error}") from error
         except (DiskError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
+            gone = isinstance(cause, OSError) and is_gone(cause)
+            if gone or isinstance(error, SyncFailed) or (isinstance(cause, OSError) and is_shaky(cause)):
+                self._seen = None  # one file, or the whole place? its marker is read again from the medium
             self._present()
-            if isinstance(cause, OSError) and is_gone(cause):
+            if gone:
                 raise TargetAbsent(f"target {self.id}: {error}", hint=GONE_HINT) from error
-            if isinstance(error, SyncFailed) or (isinstance(cause, OSError) and is_shaky(cause)):
-                check_marker(self.root, self.id)  # one file, or the whole place?
             if isinstance(cause, OSError) and is_forbidden(cause) and not isinstance(error, SyncFailed):
                 self._protected = True
                 raise TargetReadOnly(f"target {self.id}: {error}") from error
