@@ -130,7 +130,9 @@ class RemovableTarget(Target):
             found.fault = TargetRefused(text, hint=CLONE)
         elif found.ejected:
             where = ", ".join(str(root) for root in sorted(found.ejected))
-            found.fault = TargetAbsent(f"ejected, and safe to unplug from {where}", hint=AWAY)
+            found.fault = TargetAbsent(
+                f"let go with all that was written: unmount {where}, then it is safe to unplug", hint=AWAY
+            )
         elif not roots:
             found.fault = TargetAbsent("away: not plugged in", hint=AWAY)
         elif known is not None and known.root == roots[0]:
