@@ -5,55 +5,59 @@ every segment has a verified copy at a target. What alarms is its age, not a fai
 """
 
 import json
-import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from receiver.catalog import Catalog, StreamTotals, TargetTotals
-from receiver.catalog_queries import coverage
-from receiver.copying import where_of
-from receiver.placement import Lag, Rule, Standing, judge, partition, unsatisfiable, why_behind
+from receiver.catalog_state import growth
+from receiver.policy import Rules, rules_of, wheres
+from receiver.report_policy import (
+    PolicyReport,
+    Survey,
+    about_policy,
+    about_rule,
+    behind,
+    behind_key,
+    lacks_of,
+    policy,
+    survey,
+)
+from receiver.report_targets import (
+    FROM_SERVICE,
+    REMOTE,
+    Seen,
+    StreamAtTarget,
+    TargetReport,
+    about_targets,
+    probe,
+    seen_by_service,
+    target_report,
+)
+from receiver.report_words import CRITICAL, OK, WARNING, Reason, age, duration
 from receiver.settings import ReceiverSettings
-from receiver.targets.contract import Condition, State, Target
+from receiver.standing import Looked, observe
+from receiver.targets.contract import Target
 from tape.clock import Clock
-from tape.errors import HometapeError
+from tape.names import utc_day
 
-OK, WARNING, CRITICAL = 0, 1, 2
 ANSWER_WITHIN = 5.0
+GROWTH_DAYS = 14
 _MOST_LISTED = 20
 _GRAVE = frozenset({"lost", "chain", "tampered", "conflict"})
 _OWN = "hometape/"
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why the exit code is what it is: level 1 or 2, the fact, and what to do."""
-
-    level: int
-    text: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamAtTarget:
-    """One stream at one target. Times in ns, age in seconds; `behind`: segments without a verified copy there."""
-
-    segments: int
-    rows: int
-    bytes: int
-    behind: int
-    recovery_point_ns: int | None
-    age_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class StreamReport:
-    """One stream: what is held at home, what is missing in it, and how it stands at each target."""
+    """One stream: what is held at home, what is missing in it, and how it stands at each target.
+
+    `policy`: the `match` of the rule that holds for it.
+    """
 
     agent: str
     stream: str
+    policy: str
     segments: int
     rows: int
     bytes: int
@@ -66,48 +70,6 @@ class StreamReport:
     hole_bytes: int
     refused: int
     targets: dict[str, StreamAtTarget]
-
-
-@dataclass(frozen=True, slots=True)
-class TargetReport:
-    """One target. `recovery_point_ns`: the oldest of its streams that are behind, else the newest row there.
-
-    None while a stream has nothing there that counts; `age_s` is then the age of the stream's first row.
-    """
-
-    id: str
-    home: bool
-    medium: str
-    site: str
-    condition: str
-    reason: str
-    hint: str
-    segments: int
-    rows: int
-    bytes: int
-    behind_segments: int
-    behind_bytes: int
-    why_behind: str
-    recovery_point_ns: int | None
-    age_s: float | None
-    free_bytes: int | None
-    last_verified_ns: int | None
-    segments_s: float
-    bytes_s: float
-    level_in_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyReport:
-    """The rule, and how many segments stand how against it. `lacking`: what how many segments are short of."""
-
-    copies: int
-    segments: int
-    satisfied: int
-    degraded: int
-    at_risk: int
-    unproven: int
-    lacking: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +88,9 @@ class StatusReport:
     quarantined: tuple[dict[str, Any], ...]
     connected: dict[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(asdict(self), indent=2)
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """One JSON object; on one line without `indent`."""
+        return json.dumps(asdict(self), indent=indent)
 
 
 def status(
@@ -140,21 +102,38 @@ def status(
     live: Mapping[str, Any] | None = None,
 ) -> StatusReport:
     """Compute the report. `live`: what the running service says of itself, empty if none runs. Raises StoreError."""
-    now = clock.now_ns()
     live = live or {}
     lanes = {lane["target"]: lane for lane in live.get("lanes", ())}
+    found_there = _seen(targets, lanes, catalog)
+    now = clock.now_ns()
     totals = catalog.streams()
-    seen = probe(targets, within=ANSWER_WITHIN)
-    streams = tuple(_stream(one, targets, now) for one in totals)
-    at_targets = tuple(_target(t, totals, *seen[t.id], lanes.get(t.id, {}), now) for t in targets)
-    rule = Rule(copies=settings.policy.copies)
+    rules, places = rules_of(settings), wheres(settings)
+    found = catalog.ask(lambda base: survey(base, rules, places))
+    look = observe(catalog.looked(), now, lacks_of(found, rules, places))
+    added = catalog.ask(lambda base: growth(base, today=utc_day(now).toordinal(), days=GROWTH_DAYS))
+    streams = tuple(_stream(one, rules, targets, now) for one in totals)
+    at_targets = tuple(
+        _target(target, totals, found_there[target.id], found, look, lanes.get(target.id, {}), added, now)
+        for target in targets
+    )
+    ruled = policy(
+        found,
+        look,
+        rules,
+        places,
+        max_ages={target.id: target.place.max_age for target in targets},
+        why={one.id: one.why_behind for one in at_targets},
+        now_ns=now,
+    )
     incidents = catalog.incidents(limit=_MOST_LISTED)
     quarantined = catalog.quarantined(limit=_MOST_LISTED)
+    by_name = {f"{one.agent}/{one.stream}": one.targets for one in streams}
     reasons = [
-        *_about_targets(targets, at_targets, streams, running=bool(live)),
+        *about_targets(at_targets, by_name, running=bool(live)),
+        *about_policy(ruled),
         *_about_streams(streams, settings.live_age),
         *(Reason(CRITICAL if i.kind in _GRAVE else WARNING, f"{i.kind}: {i.text}") for i in incidents),
-        *_about_policy(rule, targets),
+        *about_rule(rules, places.values()),
     ]
     if quarantined:
         count = f"{len(quarantined)}{'+' if len(quarantined) == _MOST_LISTED else ''}"
@@ -166,7 +145,7 @@ def status(
         exit_code=max((reason.level for reason in reasons), default=OK),
         reasons=tuple(sorted(reasons, key=lambda reason: -reason.level)),
         running=bool(live),
-        policy=_policy(rule, catalog, targets),
+        policy=ruled,
         targets=at_targets,
         streams=streams,
         incidents=tuple(asdict(incident) for incident in incidents),
@@ -175,44 +154,31 @@ def status(
     )
 
 
-def probe(targets: Sequence[Target], *, within: float) -> dict[str, tuple[State, int | None]]:
-    """State and free bytes of each target; one that does not answer in time (seconds) is absent, and said to hang."""
-    hanging = State(Condition.ABSENT, f"has not answered for {within:g} s", "is its disk or share hanging?")
-    found: dict[str, tuple[State, int | None]] = {target.id: (hanging, None) for target in targets}
-
-    def ask(target: Target) -> None:
-        state = target.state()
-        free = None
-        if state.readable:
-            try:
-                free = target.free()
-            except HometapeError:
-                free = None
-        found[target.id] = (state, free)
-
-    threads = [threading.Thread(target=ask, args=(target,), daemon=True) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(within)
-    return dict(found)
+def _seen(targets: Sequence[Target], lanes: Mapping[str, Mapping[str, Any]], catalog: Catalog) -> dict[str, Seen]:
+    """How each target is, looked at now; what the running service knows better or sooner is taken from it."""
+    told = {t.id: seen_by_service(lanes[t.id]) for t in targets if t.place.kind in FROM_SERVICE and t.id in lanes}
+    asked = [target for target in targets if target.id not in told or target.place.kind != REMOTE]
+    looked = probe(asked, within=ANSWER_WITHIN)
+    last = {known.name: known.seen_ns for known in catalog.targets()}
+    found = {}
+    for name in (target.id for target in targets):
+        state, free = told.get(name) or looked[name], looked.get(name) or told[name]
+        found[name] = Seen(state.state, free.free, last.get(name))
+    return found
 
 
-def _age(now: int, then: int | None) -> float | None:
-    return None if then is None else max(0.0, (now - then) / 1e9)
-
-
-def _stream(one: StreamTotals, targets: Sequence[Target], now: int) -> StreamReport:
+def _stream(one: StreamTotals, rules: Rules, targets: Sequence[Target], now: int) -> StreamReport:
     return StreamReport(
         agent=one.agent,
         stream=one.stream,
+        policy=rules.of(one.agent, one.stream).match,
         segments=one.segments,
         rows=one.rows,
         bytes=one.bytes,
         source_bytes=one.source_bytes,
         recv_first_ns=one.recv_first_ns,
         recv_last_ns=one.recv_last_ns,
-        age_s=_age(now, one.recv_last_ns),
+        age_s=age(now, one.recv_last_ns),
         epochs=one.epochs,
         missing_segments=one.missing,
         hole_bytes=one.hole_bytes,
@@ -222,92 +188,24 @@ def _stream(one: StreamTotals, targets: Sequence[Target], now: int) -> StreamRep
 
 
 def _stream_at(one: StreamTotals, there: TargetTotals, now: int) -> StreamAtTarget:
-    behind = one.segments - there.segments
+    lacking = one.segments - there.segments
     since = there.point_ns if there.point_ns is not None else one.recv_first_ns
-    return StreamAtTarget(there.segments, there.rows, there.bytes, behind, there.point_ns, _age(now, since))
+    return StreamAtTarget(there.segments, there.rows, there.bytes, lacking, there.point_ns, age(now, since))
 
 
 def _target(
     target: Target,
     totals: Sequence[StreamTotals],
-    state: State,
-    free: int | None,
+    seen: Seen,
+    found: Survey,
+    look: Looked,
     lane: Mapping[str, Any],
+    added: float | None,
     now: int,
 ) -> TargetReport:
-    there = [(one, one.targets.get(target.id, TargetTotals())) for one in totals]
-    segments, size = sum(t.segments for _, t in there), sum(t.bytes for _, t in there)
-    behind = sum(one.segments for one in totals) - segments
-    behind_bytes = sum(one.bytes for one in totals) - size
-    late = [(one, t) for one, t in there if t.segments < one.segments]
-    since = [t.point_ns if t.point_ns is not None else (one.recv_first_ns or 0) for one, t in late]
-    newest = max((t.recv_last_ns for _, t in there if t.recv_last_ns is not None), default=None)
-    point = None if any(t.point_ns is None for _, t in late) else min(since) if late else newest
-    rate = float(lane.get("segments_s", 0.0))
-    lag = Lag(behind, state.condition.value, state.reason, str(lane.get("error", "")), int(lane.get("under_way", 0)))
-    return TargetReport(
-        id=target.id,
-        home=target.place.home,
-        medium=target.place.medium,
-        site=target.place.site,
-        condition=state.condition.value,
-        reason=state.reason,
-        hint=state.hint,
-        segments=segments,
-        rows=sum(t.rows for _, t in there),
-        bytes=size,
-        behind_segments=behind,
-        behind_bytes=behind_bytes,
-        why_behind=why_behind(lag),
-        recovery_point_ns=point,
-        age_s=_age(now, min(since) if late else newest),
-        free_bytes=free,
-        last_verified_ns=max((t.verified_ns for _, t in there if t.verified_ns is not None), default=None),
-        segments_s=rate,
-        bytes_s=float(lane.get("bytes_s", 0.0)),
-        level_in_s=behind / rate if behind and rate else None,
-    )
-
-
-def _policy(rule: Rule, catalog: Catalog, targets: Sequence[Target]) -> PolicyReport:
-    places = {target.id: where_of(target) for target in targets}
-    sets: Counter[frozenset[str]] = Counter()
-    for held, layers in catalog.ask(lambda base: list(coverage(base))):
-        sets.update(partition(held, layers))
-    standing: Counter[Standing] = Counter()
-    lacking: Counter[str] = Counter()
-    for copies, count in sets.items():
-        judged = judge(rule, places, copies)
-        standing[judged.standing] += count
-        for what in judged.lacking:
-            lacking[what] += count
-    return PolicyReport(
-        copies=rule.copies,
-        segments=sum(standing.values()),
-        satisfied=standing[Standing.SATISFIED],
-        degraded=standing[Standing.DEGRADED],
-        at_risk=standing[Standing.AT_RISK],
-        unproven=standing[Standing.UNPROVEN],
-        lacking=dict(lacking),
-    )
-
-
-def _about_targets(
-    targets: Sequence[Target], reports: Sequence[TargetReport], streams: Sequence[StreamReport], *, running: bool
-) -> Iterable[Reason]:
-    for target, found in zip(targets, reports, strict=True):
-        if found.condition != Condition.READY.value:
-            level = CRITICAL if found.home else WARNING
-            yield Reason(level, f"target {found.id} is {found.condition}: {found.reason}", found.hint)
-        ages = {f"{s.agent}/{s.stream}": s.targets[found.id].age_s or 0 for s in streams if s.targets[found.id].behind}
-        late = {name: age for name, age in ages.items() if age > target.place.max_age}
-        if late:
-            names = ", ".join(list(late)[:3]) + (" ..." if len(late) > 3 else "")
-            why = found.why_behind
-            if not running and found.condition == Condition.READY.value:
-                why = "the service is not running"
-            text = f"target {found.id} is behind by {duration(max(late.values()))} for {names}"
-            yield Reason(WARNING, f"{text} ({found.behind_segments} segments): {why}", found.hint)
+    lack = look.lacks.get(behind_key(target.id))
+    since = None if lack is None else lack.since_ns
+    return target_report(target, totals, seen, behind(found, target.id), since, lane, added, now)
 
 
 def _about_streams(streams: Sequence[StreamReport], live_age: float) -> Iterable[Reason]:
@@ -334,20 +232,3 @@ def _about_service(live: Mapping[str, Any]) -> Iterable[Reason]:
         yield Reason(WARNING, text, "mend the file; the service looks at it by itself")
     if config.get("restart"):
         yield Reason(WARNING, f"changed, but in use only after a restart: {', '.join(config['restart'])}", "")
-
-
-def _about_policy(rule: Rule, targets: Sequence[Target]) -> Iterable[Reason]:
-    never = unsatisfiable(rule, [where_of(target) for target in targets])
-    if never:
-        yield Reason(CRITICAL, f"the policy can't be satisfied by these targets: {'; '.join(never)}", "see `policy`")
-
-
-def duration(seconds: float) -> str:
-    """An age as people say it: `42 s`, `3 min`, `5.2 h`, `12 d`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} d"

@@ -1,18 +1,25 @@
-"""A status report as tables for a terminal."""
+"""A status report as a page for a terminal: the policy in one glance, the targets, the streams, what is wrong."""
+
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from receiver.report import CRITICAL, StatusReport, TargetReport, duration
+from receiver.placement import Rule
+from receiver.report import StatusReport
+from receiver.report_policy import GroupReport, RuleReport, group_text, rule_text
+from receiver.report_targets import REMOVABLE, TargetReport
+from receiver.report_words import CRITICAL, OK, WARNING, duration, plural, size
 
-_WORDS = {0: ("all is well", "green"), 1: ("needs attention", "yellow"), 2: ("critical", "bold red")}
+_WORDS = {OK: ("all is well", "green"), WARNING: ("needs attention", "yellow"), CRITICAL: ("critical", "bold red")}
+_STYLES = {OK: "green", WARNING: "yellow", CRITICAL: "red"}
 
 
 def render(report: StatusReport) -> Group:
     """The page: verdict, policy, targets, streams, and the reasons for anything that is not well."""
     word, style = _WORDS[report.exit_code]
-    parts: list[RenderableType] = [Text(f"{report.receiver}: {word}", style=style), _policy(report), _targets(report)]
+    parts: list[RenderableType] = [Text(f"{report.receiver}: {word}", style=style), *_policy(report), _targets(report)]
     if report.streams:
         parts.append(_streams(report))
     for reason in report.reasons:
@@ -22,40 +29,76 @@ def render(report: StatusReport) -> Group:
     return Group(*parts)
 
 
-def _policy(report: StatusReport) -> Text:
+def _policy(report: StatusReport) -> Iterator[Text]:
+    """One line that says it all; where more than one group stands alike, each of them below; then the rules."""
     policy = report.policy
-    text = f"policy {policy.copies} copies: {policy.satisfied:,} of {policy.segments:,} segments satisfied"
-    for count, what in (
-        (policy.degraded, "degraded"),
-        (policy.at_risk, "with one copy only"),
-        (policy.unproven, "not proven yet"),
+    text = f"3-2-1: {policy.satisfied:,} of {plural(policy.segments, 'segment')} satisfied"
+    below: list[GroupReport] = []
+    for count, standing, word in (
+        (policy.degraded, "degraded", "degraded"),
+        (policy.at_risk, "at risk", "at risk"),
+        (policy.unproven, "unproven", "not proven yet"),
     ):
+        groups = [group for group in policy.groups if group.standing == standing]
         if count:
-            text += f", {count:,} {what}"
-    return Text(text, style="green" if policy.satisfied == policy.segments else "yellow")
+            text += f", {count:,} {word} ({_facts(groups)})"
+            below += groups if len(groups) > 1 else []
+    if policy.lost:
+        text += f", {policy.lost:,} lost here and asked for again"
+    worst = max((group.level for group in policy.groups), default=OK)
+    yield Text(text, style=_STYLES[CRITICAL if policy.lost else worst])
+    for group in below:
+        line = f"  {group.segments:,} {group.standing} by {group.match} ({group_text(group)})"
+        yield Text(line, style=_STYLES[group.level])
+    for rule in policy.rules:
+        if rule.streams or rule is policy.rules[-1]:
+            yield Text(_rule(rule, alone=len(policy.rules) == 1), style="dim")
+
+
+def _facts(groups: Sequence[GroupReport]) -> str:
+    if len(groups) == 1:
+        return group_text(groups[0])
+    oldest = max(group.age_s for group in groups)
+    return f"{size(sum(group.bytes for group in groups))}, since {duration(oldest)}"
+
+
+def _rule(rule: RuleReport, *, alone: bool) -> str:
+    text = f"  {rule_text(Rule(rule.copies, rule.media, rule.sites))}; the server may free it at {rule.release}"
+    if alone:
+        return text
+    return f"{text} [{rule.match}: {plural(rule.streams, 'stream')}, {rule.satisfied:,} of {rule.segments:,} satisfied]"
 
 
 def _targets(report: StatusReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("target", "medium", "site", "state"):
+    for name in ("target", "kind", "medium", "site", "state"):
         table.add_column(name)
-    for name in ("segments", "rows", "size", "behind", "newest", "checked", "free"):
+    for name in ("copies", "rows", "size", "recovery point", "behind", "checked", "free"):
         table.add_column(name, justify="right")
     for one in report.targets:
         table.add_row(
             f"{one.id} (home)" if one.home else one.id,
+            one.kind,
             one.medium,
             one.site,
-            Text(one.condition, style="green" if one.condition == "ready" else "red"),
+            _state(one),
             f"{one.segments:,}",
             f"{one.rows:,}",
             size(one.bytes),
+            _ago(one.age_s) if one.recovery_point_ns is not None else "never",
             _behind(one),
-            _ago(one.age_s),
             _ago(None if one.last_verified_ns is None else (report.now_ns - one.last_verified_ns) / 1e9),
-            "?" if one.free_bytes is None else size(one.free_bytes),
+            _free(one),
         )
     return table
+
+
+def _state(one: TargetReport) -> Text:
+    if one.away and one.kind == REMOVABLE:
+        when = "never seen" if one.seen_age_s is None else f"away, seen {_ago(one.seen_age_s)}"
+        return Text(f"{when}, overdue" if one.overdue else when, style="yellow" if one.overdue else "")
+    text = one.condition if not one.note else f"{one.condition}: {one.note}"
+    return Text(text, style="green" if one.ready else "red")
 
 
 def _behind(one: TargetReport) -> str:
@@ -63,6 +106,17 @@ def _behind(one: TargetReport) -> str:
         return "level"
     text = f"{one.behind_segments:,} ({size(one.behind_bytes)})"
     return text if one.level_in_s is None else f"{text}, {duration(one.level_in_s)} left"
+
+
+def _free(one: TargetReport) -> str:
+    if one.free_bytes is None:
+        return "?"
+    if one.full_in_days is None:
+        return size(one.free_bytes)
+    if not one.full_in_days:
+        return f"{size(one.free_bytes)}, too little"
+    days = one.full_in_days
+    return f"{size(one.free_bytes)}, full in {'years' if days > 3650 else duration(days * 86400)}"
 
 
 def _streams(report: StatusReport) -> Table:
@@ -83,13 +137,3 @@ def _streams(report: StatusReport) -> Table:
 
 def _ago(seconds: float | None) -> str:
     return "never" if seconds is None else f"{duration(max(0.0, seconds))} ago"
-
-
-def size(count: int) -> str:
-    """Bytes as people say them: `512 B`, `3.4 MB`, `1.2 TB`."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

@@ -1,5 +1,7 @@
 """`tape-receiver status`: what is held, where its copies are, and whether that is as it should be."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,40 +10,71 @@ from receiver.cli.options import ConfigOption, JsonOption, settings_from
 from receiver.settings import ReceiverSettings
 from tape.clock import SYSTEM
 from tape.console import UNKNOWN, err, out
+from tape.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from receiver.report import StatusReport
 
-HELP = "Show recovery points, copies and what is wrong; exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
+HELP = "Show 3-2-1: recovery points, copies, what is wrong; exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
+EVERY = 2.0
 
 
 def status(
+    seconds: Annotated[
+        float | None, typer.Argument(metavar="[SECONDS]", help="with --watch: the pause between", min=0.2)
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="show it again every 2 seconds until Ctrl-C")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help=f"show it again every SECONDS ({EVERY:g}) until Ctrl-C")
+    ] = False,
 ) -> None:
     """Show recovery points, copies and what is wrong."""
-    from rich.live import Live
-
-    from receiver.report_view import render
-
+    if seconds is not None and not watch:
+        raise UsageError("SECONDS goes with --watch", hint="tape-receiver status --watch 5")
     settings = settings_from(config)
     if not (settings.state / "catalog.db").exists():
         err.print(f"nothing is known yet: {settings.state} holds no catalog", markup=False)
         err.print("hint: tape-receiver run", markup=False)
         raise typer.Exit(UNKNOWN)
+    if watch:
+        _watch(_reports(config, settings, seconds or EVERY), json=json)
+        return
     report = _report(settings)
     if json:
         typer.echo(report.to_json())
-    elif not watch:
-        out.print(render(report))
     else:
-        with Live(render(report), console=out, auto_refresh=False) as live:
-            while True:
-                SYSTEM.wait(2)
-                report = _report(settings)
-                live.update(render(report), refresh=True)
+        from receiver.report_view import render
+
+        out.print(render(report))
     raise typer.Exit(report.exit_code)
+
+
+def _reports(config: ConfigOption, settings: ReceiverSettings, seconds: float) -> Iterator["StatusReport"]:
+    """One report after another, for ever; a changed configuration is followed, as the service does."""
+    while True:
+        yield _report(settings)
+        SYSTEM.wait(seconds)
+        with contextlib.suppress(ConfigError):  # it is being edited: the service tells what is wrong with it
+            settings = settings_from(config)
+
+
+def _watch(reports: Iterator["StatusReport"], *, json: bool) -> None:
+    """Redraw on a terminal; elsewhere one page after another, as JSON one document a line."""
+    from rich.live import Live
+
+    from receiver.report_view import render
+
+    if json:
+        for report in reports:
+            typer.echo(report.to_json(indent=None))
+    elif not out.is_terminal:
+        for report in reports:
+            out.print(render(report))
+    else:
+        with Live(render(next(reports)), console=out, auto_refresh=False) as live:
+            for report in reports:
+                live.update(render(report), refresh=True)
 
 
 def _report(settings: ReceiverSettings) -> "StatusReport":

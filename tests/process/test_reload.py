@@ -80,8 +80,11 @@ def test_what_can_not_be_followed_waits_for_a_restart(side: HomeSide) -> None:
     add_target(side, "attic")
     side.service.wait_for("restart to use it")
     wait_until(lambda: side.files("attic") == 5, within=40, what="the new target to be filled")
-    reasons = [reason["text"] for reason in side.status()["reasons"]]
-    assert any("restart" in text and "name" in text for text in reasons), reasons
+    wait_until(lambda: "after a restart: name" in told(side), within=10, every=0.5, what="status to tell of it")
+
+
+def told(side: HomeSide) -> str:
+    return "\n".join(reason["text"] for reason in side.status()["reasons"])
 
 
 def test_a_target_taken_out_counts_no_more(side: HomeSide) -> None:
