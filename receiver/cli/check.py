@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli.bars import counting
 from receiver.cli.options import ConfigOption, JsonOption, settings_from
 from receiver.settings import ReceiverSettings
+from tape.bars import counting
 from tape.checks import report
 from tape.clock import SYSTEM
 from tape.console import err

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from receiver.cli.bars import Told, counting
 from receiver.cli.options import ConfigOption, JsonOption, settings_from
 from receiver.model import ExportForm
 from receiver.settings import ReceiverSettings
+from tape.bars import Told, counting
 from tape.clock import SYSTEM
 from tape.console import WARNING, err, out
 from tape.errors import ConfigError, NotFound, UsageError

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from receiver.cli.bars import counting
 from receiver.cli.options import ConfigOption, JsonOption, settings_from
 from receiver.settings import ReceiverSettings
 from receiver.timetable import Timetable
+from tape.bars import counting
 from tape.clock import SYSTEM
 from tape.console import err, out, print_json
 from tape.errors import NotFound, StoreLocked, UsageError

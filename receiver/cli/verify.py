@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from receiver.cli.bars import counting
 from receiver.cli.options import ConfigOption, JsonOption, settings_from
 from receiver.settings import ReceiverSettings
+from tape.bars import counting
 from tape.clock import SYSTEM
 from tape.console import out
 from tape.errors import NotFound, StoreLocked
