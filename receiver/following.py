@@ -10,12 +10,15 @@ import contextlib
 from collections.abc import Callable, Collection
 
 from receiver.catalog import Catalog
+from receiver.checking import CatalogStopped
+from receiver.errands import acting
 from receiver.fanout import Fanout, LaneView, Pace
 from receiver.model import Committer
 from receiver.policy import rules_of, wheres
 from receiver.reload import Change
 from receiver.report_policy import lacks_of, survey
 from receiver.report_targets import REMOTE
+from receiver.requests import Requests
 from receiver.resync_requests import committing, take_requests
 from receiver.settings import ReceiverSettings, TargetSettings
 from receiver.targets.contract import Target
@@ -30,6 +33,7 @@ from tape.log import get_logger
 log = get_logger(__name__)
 
 NOTES_EVERY = 2.0
+REQUESTS_EVERY = 0.5
 LOOK_EVERY = 60.0
 FREE_EVERY = 600.0
 
@@ -84,6 +88,7 @@ class Following:
             work = [
                 self._fanout.run(),
                 self._take_notes(self._targets, self._fanout),
+                self._take_requests(self._targets),
                 self._look(),
                 *(self._ask_free(target) for target in self._targets if target.place.kind == REMOTE),
                 self._swap.wait(),
@@ -150,6 +155,23 @@ class Following:
                 except DiskError as error:
                     log.warning("what a command found can't be taken in now", error=str(error), hint=error.hint)
                 await self._clock.sleep(NOTES_EVERY)
+        finally:
+            hands.close()
+
+    async def _take_requests(self, targets: list[Target]) -> None:
+        """Do what commands ask for: let a disk go, forget a target. One that hangs holds up no note."""
+        hands = Hands("requests", 1)
+        requests = Requests(self.settings.state, clock=self._clock, disk=self._disk)
+        act = acting(self._catalog, targets)
+        try:
+            while True:
+                try:
+                    await hands.run(lambda: requests.take(act))
+                except CatalogStopped as stopped:
+                    raise stopped.error from stopped
+                except DiskError as error:
+                    log.warning("requests can't be taken now", error=str(error), hint=error.hint)
+                await self._clock.sleep(REQUESTS_EVERY)
         finally:
             hands.close()
 
