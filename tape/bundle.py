@@ -17,13 +17,14 @@ upload's. The index is at the front, so a reader knows all names and sizes befor
 Writing needs one block of memory whatever the size; so does reading, beside the index.
 """
 
+import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tape.digest import BLOCK, new_xxh3
+from tape.digest import BLOCK, new_xxh3, xxh3
 from tape.errors import BundleError, NameRefused
 from tape.names import BundleName, SegmentName, check_stream, upload_path
 
@@ -70,8 +71,9 @@ class Bundle:
 
     def __init__(self, entries: Sequence[tuple[Item, Path]]) -> None:
         self.entries = tuple(entries)
-        _check([item for item, _ in self.entries], "bundle to be sent")
-        self._head = _index([item for item, _ in self.entries])
+        paths = [item.path for item, _ in self.entries]
+        _check([item for item, _ in self.entries], paths, "bundle to be sent")
+        self._head = _index([item for item, _ in self.entries], paths)
         self.size = len(self._head) + sum(item.size for item, _ in self.entries)
 
     def name(self) -> BundleName:
@@ -85,15 +87,15 @@ class Bundle:
         """All its bytes in order, at most BLOCK at a time; raises BundleError, OSError."""
         yield self._head
         for item, path in self.entries:
-            left = item.size
-            fast = new_xxh3()
-            with path.open("rb", buffering=0) as file:
-                while block := file.read(BLOCK):
+            left, fast = item.size, new_xxh3()
+            with io.FileIO(path) as file:
+                while left > 0 and (block := file.read(min(left + 1, BLOCK))):  # one more: a file that grew shows
                     left -= len(block)
                     fast.update(block)
                     yield block
-            if left:
-                raise BundleError(f"{path} holds {item.size - left} bytes, not the {item.size} on record")
+                if left:
+                    size = file.seek(0, io.SEEK_END)
+                    raise BundleError(f"{path} holds {size} bytes, not the {item.size} on record")
             if fast.hexdigest() != item.name.digest:
                 raise BundleError(f"{path} does not have the bytes that were sealed")
 
@@ -107,18 +109,19 @@ class BundleStream:
 
     def __init__(self, bundle: Bundle) -> None:
         self._blocks = bundle.blocks()
-        self._rest = bytearray()
+        self._rest = memoryview(b"")
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end; raises BundleError, OSError."""
-        while len(self._rest) < count:
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            self._rest += block
-        found = bytes(self._rest[:count])
-        del self._rest[:count]
-        return found
+        parts = [self._rest[:count]]
+        self._rest = self._rest[count:]
+        left = count - len(parts[0])
+        while left and (block := next(self._blocks, None)) is not None:
+            view = memoryview(block)
+            parts.append(view[:left])
+            self._rest = view[left:]
+            left -= len(parts[-1])
+        return b"".join(parts)
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -147,11 +150,19 @@ class BundleReader:
         (count,) = _COUNT.unpack(self._exactly(_COUNT.size))
         if not 1 <= count <= MAX_ITEMS:
             raise BundleError(f"{where}: claims {count} items; 1 to {MAX_ITEMS} are allowed")
-        self.items = tuple(self._entry() for _ in range(count))
-        _check(self.items, where, epoch)
+        paths = []
+        items = []
+        for _ in range(count):
+            path, item = self._entry()
+            paths.append(path)
+            items.append(item)
+        self.items = tuple(items)
+        _check(self.items, paths, where, epoch)
         total = sum(item.size for item in self.items)
         if total != self._left:
             raise BundleError(f"{where}: the index promises {total} bytes of segments, the file holds {self._left}")
+        self.start = size - total
+        """Where the first item's bytes begin in the file; the others follow without gaps."""
 
     def copy(self, sink: Sink) -> tuple[Item, str]:
         """Hand the next item's bytes to `sink`; returns the item and the XXH3-128 of what was read.
@@ -159,8 +170,12 @@ class BundleReader:
         Whether that digest is the one in the item's name is the caller's verdict to give.
         """
         item = self._advance()
-        fast = new_xxh3()
         left = item.size
+        if left <= BLOCK:
+            block = self._exactly(left)
+            sink.write(block)
+            return item, xxh3(block)
+        fast = new_xxh3()
         while left:
             block = self._exactly(min(left, BLOCK))
             fast.update(block)
@@ -181,7 +196,8 @@ class BundleReader:
         self._next += 1
         return self.items[self._next - 1]
 
-    def _entry(self) -> Item:
+    def _entry(self) -> tuple[str, Item]:
+        """The next path and item of the index; a path has but one spelling."""
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         if not 1 <= length <= MAX_PATH:
             raise BundleError(f"{self._where}: a path of {length} bytes; 1 to {MAX_PATH} are allowed")
@@ -193,46 +209,45 @@ class BundleReader:
             stream, _, name = rest.rpartition("/")
             if slash:
                 raise NameRefused(f"upload path {text[:120]!r} does not start with '/'")
-            return Item(check_stream(stream), SegmentName.parse(name), size)
+            return text, Item(check_stream(stream), SegmentName.parse(name), size)
         except (UnicodeDecodeError, NameRefused) as error:
             raise BundleError(f"{self._where}: {error}") from error
 
     def _exactly(self, count: int) -> bytes:
         if count > self._left:
             raise BundleError(f"{self._where}: ends {count - self._left} bytes too early")
-        found = bytearray()
+        found = self._file.read(count)
         while len(found) < count:
             block = self._file.read(count - len(found))
             if not block:
                 raise BundleError(f"{self._where}: ends {count - len(found)} bytes too early")
             found += block
         self._left -= count
-        return bytes(found)
+        return found
 
 
-def _index(items: Sequence[Item]) -> bytes:
+def _index(items: Sequence[Item], paths: Sequence[str]) -> bytes:
     parts = [MAGIC, _COUNT.pack(len(items))]
-    for item in items:
-        path = item.path.encode("ascii")
-        parts += [_LENGTH.pack(len(path)), path, _SIZE.pack(item.size)]
+    for item, path in zip(items, paths, strict=True):
+        parts += [_LENGTH.pack(len(path)), path.encode("ascii"), _SIZE.pack(item.size)]
     return b"".join(parts)
 
 
-def _check(items: Sequence[Item], where: str, epoch: str | None = None) -> None:
-    """The rules both sides keep; raises BundleError."""
+def _check(items: Sequence[Item], paths: Sequence[str], where: str, epoch: str | None = None) -> None:
+    """The rules both sides keep; `paths`: of the items. Raises BundleError."""
     if not 1 <= len(items) <= MAX_ITEMS:
         raise BundleError(f"{where}: {len(items)} items; 1 to {MAX_ITEMS} are allowed")
     wanted = items[0].name.epoch if epoch is None else epoch
     seen: set[str] = set()
     total = 0
-    for item in items:
+    for item, path in zip(items, paths, strict=True):
         total += item.size
         if item.size < 1:
-            raise BundleError(f"{where}: {item.path} is empty, which no segment is")
-        if item.path in seen:
-            raise BundleError(f"{where}: {item.path} is in it twice")
+            raise BundleError(f"{where}: {path} is empty, which no segment is")
+        if path in seen:
+            raise BundleError(f"{where}: {path} is in it twice")
         if item.name.epoch != wanted:
-            raise BundleError(f"{where}: {item.path} is not of epoch {wanted}")
-        seen.add(item.path)
+            raise BundleError(f"{where}: {path} is not of epoch {wanted}")
+        seen.add(path)
     if total > MAX_BYTES:
         raise BundleError(f"{where}: {total} bytes of segments are more than the {MAX_BYTES} allowed")
