@@ -188,21 +188,42 @@ def _foreign(facts: Facts) -> str:
 def _malformed(facts: Facts) -> str:
     footer = facts.footer
     source, clock = footer.source, footer.clock
-    texts: tuple[object, ...] = (footer.schema, footer.agent_version, footer.kind, source.kind, source.file)
+    texts: tuple[object, ...] = (
+        footer.schema,
+        footer.agent_version,
+        footer.kind,
+        source.kind,
+        source.file,
+        source.head.xxh3,
+    )
     flags: tuple[object, ...] = (source.final, False if clock.synchronised is None else clock.synchronised)
-    numbers: tuple[object, ...] = tuple(
-        0 if number is None else number
-        for number in (footer.sealed_ns, footer.recv_first_ns, footer.recv_last_ns, clock.max_error_us)
+    numbers: tuple[object, ...] = (
+        footer.sealed_ns,
+        0 if footer.recv_first_ns is None else footer.recv_first_ns,
+        0 if footer.recv_last_ns is None else footer.recv_last_ns,
+        0 if clock.max_error_us is None else clock.max_error_us,
     )
     layout: object = footer.layout
     good = (
-        all(isinstance(text, str) and len(text) <= MAX_TEXT for text in (*texts, source.head.xxh3))
-        and all(isinstance(flag, bool) for flag in flags)
-        and all(type(number) is int and 0 <= number < _LARGEST for number in numbers)
+        all(map(_is_text, texts))
+        and all(map(_is_flag, flags))
+        and all(map(_is_time, numbers))
         and isinstance(layout, dict)
         and source.end <= _LARGEST_FILE
     )
     return "" if good else "its footer holds a field of the wrong type or out of range"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_TEXT
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST
 
 
 def _kind(facts: Facts) -> str:

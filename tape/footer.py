@@ -100,8 +100,7 @@ class Footer:
                     f"{where}: footer format {version!r} is not known to this version",
                     hint="update hometape on this machine",
                 )
-            known = {f.name for f in fields(cls)}
-            values = {key: value for key, value in plain.items() if key in known}
+            values = {key: value for key, value in plain.items() if key in _NAMES}
             source = dict(values["source"])
             source["head"] = Head(**source["head"])
             values["source"] = SourceRange(**source)
@@ -131,11 +130,13 @@ class Footer:
             self.source.end,
             self.source.head.length,
         )
-        if not all(_is_count(n) for n in numbers) or self.source.end < self.source.start:
+        if not all(map(_is_count, numbers)) or self.source.end < self.source.start:
             raise SegmentError(f"{where}: footer holds a number out of range")
-        hexes = ((self.previous, 64), (self.source.digest, 32), (self.source.file_id, 32))
-        if not all(_is_hex(text, length) for text, length in hexes):
+        if not (_is_hex(self.previous, 64) and _is_hex(self.source.digest, 32) and _is_hex(self.source.file_id, 32)):
             raise SegmentError(f"{where}: footer holds a malformed digest")
+
+
+_NAMES = frozenset(f.name for f in fields(Footer))
 
 
 def _is_count(value: object) -> bool:
@@ -143,4 +144,4 @@ def _is_count(value: object) -> bool:
 
 
 def _is_hex(value: object, length: int) -> bool:
-    return isinstance(value, str) and len(value) == length and not set(value) - set("0123456789abcdef")
+    return isinstance(value, str) and len(value) == length and not value.strip("0123456789abcdef")

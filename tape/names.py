@@ -8,6 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 
 from tape.errors import NameRefused
 
@@ -22,12 +23,14 @@ _DATE = re.compile(r"date=([0-9]{4}-[0-9]{2}-[0-9]{2})\Z")
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul", "conin$", "conout$"} | {f"{kind}{n}" for kind in ("com", "lpt") for n in range(10)}
 )
+_REMEMBERED = 1024  # names that passed: the same few come with every segment
 MAX_STREAM = 200
 MAX_PARTS = 8
 SUFFIX = "parquet"
 EVENTS_STREAM = "hometape/events"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def check_agent(name: str) -> str:
     """The agent name itself, if it follows the grammar; raises NameRefused."""
     if not _AGENT.match(name) or name in _DEVICES:
@@ -38,6 +41,7 @@ def check_agent(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def check_stream(name: str) -> str:
     """The stream name itself, if it follows the grammar; raises NameRefused."""
     parts = name.split("/")
