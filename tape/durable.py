@@ -10,13 +10,14 @@ Everything goes through a `Disk`, so that tests can make the disk fail, fill up 
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from tape.clock import pause
 from tape.errors import AlreadyThere, DiskError, DiskFull, SyncFailed
@@ -42,9 +43,13 @@ def named(path: Path, doing: str) -> Iterator[None]:
     except FileExistsError as error:
         raise AlreadyThere(f"{path} exists already and is never replaced") from error
     except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFull(f"no space left while {doing} {path}") from error
-        raise DiskError(f"{doing} {path} failed: {error.strerror or error}") from error
+        raise _as_disk_error(error, path, doing) from error
+
+
+def _as_disk_error(error: OSError, path: Path, doing: str) -> DiskError:
+    if error.errno in _FULL:
+        return DiskFull(f"no space left while {doing} {path}")
+    return DiskError(f"{doing} {path} failed: {error.strerror or error}")
 
 
 class Disk:
@@ -55,18 +60,17 @@ class Disk:
 
         On an error the file is cut back to the length it had, as far as the disk lets us.
         """
-        path = Path(str(file.name))
-        start = file.tell()
         view = memoryview(data)
+        done = 0
         try:
-            with named(path, "writing"):
-                while view:
-                    written = file.write(view)
-                    view = view[written:]
-        except DiskError:
+            while view:
+                written = file.write(view)
+                view = view[written:]
+                done += written
+        except OSError as error:
             with contextlib.suppress(OSError):  # the first error is the one to tell
-                file.truncate(start)
-            raise
+                file.truncate(file.tell() - done)
+            raise _as_disk_error(error, Path(str(file.name)), "writing") from error
 
     def sync(self, file: BinaryIO) -> None:
         """Fsync an open file; raises SyncFailed."""
@@ -99,8 +103,8 @@ class Disk:
         """Make many files and folders durable: one file-system sync where that is cheaper."""
         each, dirs = list(files), list(folders)
         if len(each) + len(dirs) > SYNC_ALL_ABOVE and not WINDOWS:
-            homes = {path.parent for path in each} | set(dirs)  # a file lies where its folder lies
-            if _syncfs_all(sorted(homes)):
+            homes = {os.path.dirname(path) for path in each} | {str(path) for path in dirs}  # noqa: PTH120 - of thousands
+            if _syncfs_all(sorted(homes)):  # a file lies where its folder lies
                 return
         for path in each:
             self.sync_path(path)
@@ -109,7 +113,7 @@ class Disk:
 
     def sync_system(self, path: Path) -> None:
         """Write out all that the file system of a folder still holds in memory, as far as the system can say so."""
-        if WINDOWS or not _syncfs_all([path]):
+        if WINDOWS or not _syncfs_all([str(path)]):
             self.sync_dir(path)
 
     def make_dirs(self, path: Path) -> None:
@@ -127,7 +131,7 @@ class Disk:
     def create(self, path: Path) -> BinaryIO:
         """Create a file that must not exist, unbuffered for reading and writing."""
         with named(path, "creating"):
-            return path.open("x+b", buffering=0)
+            return cast("BinaryIO", io.FileIO(path, "x+b"))
 
     def temp_path(self, folder: Path) -> Path:
         """A new random temporary name in a folder; `is_temp` knows it again."""
@@ -259,14 +263,14 @@ def is_temp(path: Path) -> bool:
     return path.name.startswith(TEMP_PREFIX)
 
 
-def _syncfs_all(paths: list[Path]) -> bool:
+def _syncfs_all(paths: list[str]) -> bool:
     """One syncfs(2) per file system that holds these paths; False where one has none that reaches its medium."""
     syncfs = _libc_syncfs()
     if syncfs is None:
         return False
     done: set[int] = set()
     for path in paths:
-        with named(path, "opening"):
+        with named(Path(path), "opening"):
             number = os.open(path, os.O_RDONLY)
         try:
             device = os.fstat(number).st_dev
