@@ -7,10 +7,8 @@ from typing import Any
 
 from receiver import catalog_spans, gaps
 from receiver.catalog_rows import read_held
-from receiver.catalog_tables import COPIES, HELD, IDS, WANTED
+from receiver.catalog_tables import COPIES, HELD, IDS
 from receiver.model import Held
-from receiver.verdict import Known, Link
-from tape.footer import Footer
 from tape.names import utc_day
 from tape.receipt import Ranges
 
@@ -177,38 +175,6 @@ def _point(
     oldest = base.execute("SELECT recv_first FROM stream WHERE id=?", (stream,)).fetchone()[0]
     point = min(first_missing) - 1
     return point if oldest is not None and point >= oldest else None
-
-
-def known(base: sqlite3.Connection, agent: str, stream: str, epoch: str, seq: int) -> Known:
-    """What is held around an identity, for its verdict; without `overlap`."""
-    row = base.execute(
-        "SELECT e.id FROM epoch e JOIN stream t ON t.id = e.stream WHERE t.agent=? AND t.name=? AND e.name=?",
-        (agent, stream, epoch),
-    ).fetchone()
-    if row is None:
-        return Known()
-    around = base.execute(
-        "SELECT seq, digest, previous, sha256 FROM segment WHERE epoch=? AND seq BETWEEN ? AND ?",
-        (row[0], seq - 1, seq + 1),
-    ).fetchall()
-    links = {n: Link(n, previous.hex(), "" if sha is None else sha.hex()) for n, _, previous, sha in around}
-    digest = next((digest.hex() for n, digest, _, _ in around if n == seq), "")
-    wanted = bool(digest) and catalog_spans.holds(base, row[0], WANTED, seq)
-    return Known(digest, wanted, links.get(seq - 1), links.get(seq + 1))
-
-
-def overlap(base: sqlite3.Connection, agent: str, stream: str, footer: Footer) -> str:
-    """The held segment, other than itself, that covers some of the same bytes of the same file; "" if none does.
-
-    Held extents of a file never overlap, so only the last one that starts before this one's end can.
-    """
-    row = base.execute(
-        "SELECT e.name, s.seq, s.stop FROM file f JOIN stream t ON t.id = f.stream JOIN segment s ON s.file = f.id"
-        " JOIN epoch e ON e.id = s.epoch WHERE t.agent=? AND t.name=? AND f.file_id=? AND s.start<?"
-        " AND NOT (e.name=? AND s.seq=?) ORDER BY s.start DESC, s.stop DESC LIMIT 1",
-        (agent, stream, bytes.fromhex(footer.source.file_id), footer.source.end, footer.epoch, footer.seq),
-    ).fetchone()
-    return f"{row[0]}-{row[1]:012d}" if row is not None and row[2] > footer.source.start else ""
 
 
 def epochs(base: sqlite3.Connection, stream: int) -> list[EpochState]:

@@ -117,17 +117,21 @@ def migrate(base: sqlite3.Connection) -> None:
     try:
         for statement in _TABLES_2.split(";"):
             base.execute(statement)
-        base.execute(
-            "INSERT INTO stream_day SELECT day, stream, count(*), sum(rows), sum(size) FROM segment"
-            " GROUP BY stream, day"
-        )
-        base.executemany("INSERT INTO block VALUES (?,?,?,?,?,?,?)", _blocks(base))
-        base.executemany("UPDATE epoch SET there=?, node=? WHERE id=?", list(_epochs(base)))
+        fill(base)
         base.execute(f"PRAGMA user_version={FORMAT}")
         base.execute("COMMIT")
     except BaseException:
         base.execute("ROLLBACK")
         raise
+
+
+def fill(base: sqlite3.Connection) -> None:
+    """Make what format 2 added from the segments there are, in the caller's transaction."""
+    base.execute(
+        "INSERT INTO stream_day SELECT day, stream, count(*), sum(rows), sum(size) FROM segment GROUP BY stream, day"
+    )
+    base.executemany("INSERT INTO block VALUES (?,?,?,?,?,?,?)", _blocks(base))
+    base.executemany("UPDATE epoch SET there=?, node=? WHERE id=?", list(_epochs(base)))
 
 
 _Block = tuple[int, int, int, int, int, int, bytes]

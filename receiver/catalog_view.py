@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from receiver import catalog_around, catalog_state, catalog_targets, gaps
 from receiver import catalog_queries as queries
-from receiver import catalog_state, catalog_targets, gaps
 from receiver.catalog_inventory import CatalogTree
 from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals
 from receiver.catalog_rows import read_held
@@ -34,12 +34,12 @@ class CatalogView:
     def known(self, identities: Sequence[tuple[str, str, str, int]]) -> list[Known]:
         """What is held around each (agent, stream, epoch, seq), for its verdict; `overlap` is left empty."""
         with self._read() as base:
-            return [queries.known(base, *identity) for identity in identities]
+            return catalog_around.known(base, identities)
 
     def overlaps(self, footers: Sequence[Footer]) -> list[str]:
         """For each footer: the held segment that covers some of the same source bytes, "" if none does."""
         with self._read() as base:
-            return [queries.overlap(base, footer.agent, footer.stream, footer) for footer in footers]
+            return catalog_around.overlaps(base, footers)
 
     def open_folders(self) -> list[str]:
         """Day folders of the home archive that may hold files placed but not yet catalogued when a crash came."""

@@ -105,9 +105,13 @@ class Fanout:
 
     def _company(self, target: Target, held: Held) -> int:
         """How many other lanes will soon want the home bytes of a segment."""
-        near = self.copier.bytes.most
-        others = (lane for lane in self._lanes if lane.target is not target and not lane.target.place.home)
-        return sum(lane.wants(held, near) for lane in others)
+        near, company = self.copier.bytes.most, 0
+        for lane in self._lanes:
+            if lane.target is target:
+                lane.has(held)
+            elif not lane.target.place.home:
+                company += lane.wants(held, near)
+        return company
 
 
 def _nobody(_: Collection[tuple[str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from receiver import catalog_queries as queries
@@ -23,6 +24,16 @@ _SLOWEST_LOOK = 60.0  # seconds between looks at an absent remote
 _NEAR_SILENCE = 5.0
 
 
+@dataclass(slots=True)
+class _Span:
+    """A batch under way: ids from `first` to `last`; `had`: those whose home bytes it has taken."""
+
+    first: int
+    last: int
+    count: int
+    had: set[int] = field(default_factory=set)
+
+
 class Lane:
     """One target's worker."""
 
@@ -34,12 +45,12 @@ class Lane:
         self._setup = setup
         self._clock = setup.clock
         self._hands = Hands(f"target-{target.id}", target.place.concurrency + 1)
-        self._queue = Queue(target, self._behind, self._newest)
+        self._queue = Queue(target, self._behind, self._newest, self._taken)
         self._level = Level(target, setup)
         self._meter = Meter()
         self._calls = 0
         self._sign_of_life = 0.0
-        self._spans: tuple[tuple[int, int], ...] = ()  # ids of the batches under way
+        self._under_way: dict[int, _Span] = {}  # by the first id of the batch; lanes look at each other's
         self._recovered = False
         self._instance: str | None = None
         self._seen_at = 0.0
@@ -53,7 +64,7 @@ class Lane:
         self._gather_until = 0.0
         self._until = 0.0  # the end of the pause under way
         self._rescan_at = self._clock.monotonic() + setup.pace.rescan
-        self._copied = self._failed = self._under_way = 0
+        self._copied = self._failed = 0
         self._error = ""
 
     # ---------------------------------------------------------------------------------------- the loop
@@ -93,7 +104,7 @@ class Lane:
         return LaneView(
             target=self.target.id,
             state=self.state,
-            under_way=self._under_way,
+            under_way=sum(span.count for span in self._under_way.values()),
             segments_per_second=segments,
             bytes_per_second=size,
             copied=self._copied,
@@ -113,9 +124,16 @@ class Lane:
         """Whether it will soon copy this segment: it is under way, or less than `near` bytes before it."""
         if not self._usable() or self._halted() or self.silent() > _NEAR_SILENCE:
             return False
-        if any(first <= held.id <= last for first, last in self._spans):
+        spans = list(self._under_way.values())
+        if any(span.first <= held.id <= span.last and held.id not in span.had for span in spans):
             return True
         return any(after < held.id and (held.id - after) * held.size <= near for after in self._queue.positions)
+
+    def has(self, held: Held) -> None:
+        """It is getting the home bytes of this segment."""
+        for span in list(self._under_way.values()):
+            if span.first <= held.id <= span.last:
+                span.had.add(held.id)
 
     async def _turn(self) -> None:
         self._fault_until = None
@@ -175,6 +193,7 @@ class Lane:
         self._missed = False
         width = self.target.place.concurrency
         running: set[asyncio.Task[Work]] = set()
+        self._under_way.clear()
         try:
             while not self._halted():
                 if taken % width == 0:
@@ -237,15 +256,14 @@ class Lane:
         with cataloguing():
             return int(self._setup.catalog.ask(lambda base: queries.one(base, "SELECT max(id) FROM segment", ())) or 0)
 
+    def _taken(self, batch: list[Held]) -> None:
+        self._under_way[batch[0].id] = _Span(batch[0].id, batch[-1].id, len(batch))
+
     async def _batch(self, batch: list[Held]) -> Work:
-        span = (batch[0].id, batch[-1].id)
-        self._spans = (*self._spans, span)
-        self._under_way += len(batch)
         try:
             work = await self._call(lambda: self._setup.copier.run(self.target, batch))
         finally:
-            self._under_way -= len(batch)
-            self._spans = tuple(other for other in self._spans if other is not span)
+            self._under_way.pop(batch[0].id, None)
         self._account(work)
         return work
 

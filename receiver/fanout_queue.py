@@ -16,13 +16,21 @@ _NEW_IN_A_ROW = 4
 
 class Queue:
     """Blocking: asks the catalog. One thread at a time. `ask`: segments the target lacks with id > a number, at
-    most so many, ascending; `newest`: the highest id there is.
+    most so many, ascending; `newest`: the highest id there is; `taken` is told each batch just before the positions
+    move past it.
     """
 
-    def __init__(self, target: Target, ask: Callable[[int, int], list[Held]], newest: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        ask: Callable[[int, int], list[Held]],
+        newest: Callable[[], int],
+        taken: Callable[[list[Held]], None] = lambda _: None,
+    ) -> None:
         self._target = target
         self._ask = ask
         self._newest = newest
+        self._taken = taken
         self._oldest_first = target.place.kind == "removable"
         self.restart()
 
@@ -71,6 +79,7 @@ class Queue:
     def _take_new(self, files: int) -> list[Held]:
         batch = self._cut(self._ask(self._new, files), files)
         if batch:
+            self._taken(batch)
             self._new = batch[-1].id
         return batch
 
@@ -81,6 +90,7 @@ class Queue:
             self._drained = not self._page and not self._oldest_first
         batch = self._cut(self._page, files)
         if batch:
+            self._taken(batch)
             self._page = self._page[len(batch) :]
             self._old = batch[-1].id
         return batch

@@ -64,13 +64,13 @@ class Batches:
             log.warning("uploads are put off", error=str(error), hint=error.hint, uploads=len(uploads))
             self._discard(upload.path for upload in uploads)
             return [Outcome(Answer.RESEND, str(error))] * len(uploads)
-        items, failed = unpack(uploads, self._catalog, self._disk, self._temp)
+        items, failed = unpack(uploads, self._catalog, self._inspector, self._disk, self._temp)
         agents = {upload.agent for upload in uploads}
         Judge(self._catalog, self._inspector, self._limits, quotas(self._quota, self._catalog, agents)).judge(items)
         self._commit(items)
-        placed = {item.path for item in items if item.accepted and not item.stayed}
-        private = {upload.path for upload in uploads} | {item.path for item in items if item.path is not None}
-        self._discard(private - placed)
+        left = [item.path for item in items if item.path is not None and (item.stayed or not item.accepted)]
+        alone = {item.upload for item in items if item.path is uploads[item.upload].path}
+        self._discard([*left, *(upload.path for number, upload in enumerate(uploads) if number not in alone)])
         by_upload: dict[int, list[Item]] = {}
         for item in items:
             by_upload.setdefault(item.upload, []).append(item)
@@ -141,20 +141,21 @@ class Batches:
 
     def _place(self, items: Sequence[Item]) -> list[Path]:
         """Put accepted items under their final names; returns the folders to be fsynced."""
-        folders = {item.place.folder: self._home / item.place.folder for item in items}
+        names = {item.place.folder for item in items}
+        folders = {name: self._home / name for name in sorted(names)}
         fresh = [name for name in folders if name not in self._open]
         if fresh:
             self._catalog.open_more_folders(fresh)
         now = self._clock.monotonic()
         self._open.update(dict.fromkeys(folders, now))
-        made: set[Path] = set()
+        made: set[str] = set()
         for item in items:
-            folder = folders[item.place.folder]
+            name = item.place.folder
             try:
-                if folder not in made:
-                    self._disk.make_dirs(folder)
-                    made.add(folder)
-                self._place_one(item)
+                if name not in made:
+                    self._disk.make_dirs(folders[name])
+                    made.add(name)
+                self._place_one(item, folders[name])
             except SyncFailed:
                 raise
             except DiskError as error:
@@ -162,9 +163,9 @@ class Batches:
                 item.outcome = Outcome(Answer.RESEND, f"the receiver could not store it: {error}")
         return self._with_new_parents(folders.values())
 
-    def _place_one(self, item: Item) -> None:
+    def _place_one(self, item: Item, folder: Path) -> None:
         assert item.path is not None
-        item.final = self._home / str(item.place)
+        item.final = folder / str(item.name)
         try:
             move_new(self._disk, item.path, item.final, self._temp)
         except AlreadyThere:

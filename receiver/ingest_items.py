@@ -4,13 +4,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from receiver.catalog import Catalog
-from receiver.inspect import Inspector
+from receiver.inspect import Inspector, Part
 from receiver.model import Answer, Outcome, Upload
 from receiver.verdict import Facts, Inspected, Known, Limits, judge_arrival, judge_content
 from tape.bundle import BundleReader
-from tape.digest import digest_of
+from tape.digest import BLOCK, digest_of
 from tape.durable import Disk
 from tape.errors import BundleError, DiskError, SyncFailed
 from tape.footer import Footer
@@ -23,6 +24,7 @@ Identity = tuple[str, str, str, int]
 class Item:
     """One segment of a batch. `upload`: index of the upload that brought it. `path`: where its bytes lie, privately.
 
+    `seen`: what inspection found, where it was looked at already.
     `follows`: the item of this batch its outcome rests on, if any; it holds only if that one is accepted.
     `final`: where it was placed; `stayed`: its bytes lay there before, so that `path` was not moved.
     """
@@ -35,11 +37,13 @@ class Item:
     size: int
     digest: str
     outcome: Outcome | None = None
+    seen: Inspected | None = None
     footer: Footer | None = None
     renewed: bool = False
     follows: "Item | None" = None
     final: Path | None = None
     stayed: bool = False
+    _place: SegmentPath | None = None
 
     @property
     def identity(self) -> Identity:
@@ -54,31 +58,48 @@ class Item:
     @property
     def place(self) -> SegmentPath:
         """Where it belongs below every target's root; only for accepted ones."""
-        assert self.footer is not None
-        return SegmentPath(self.agent, self.stream, self.footer.day, self.name)
+        if self._place is None:
+            assert self.footer is not None
+            self._place = SegmentPath(self.agent, self.stream, self.footer.day, self.name)
+        return self._place
 
 
 # ---------------------------------------------------------------------------------------------- unpacking
 
 
+@dataclass(frozen=True, slots=True)
+class _Sinks:
+    """Makes the private files of bundle items."""
+
+    disk: Disk
+    folder: Path
+
+    def fill(self, item: Item, reader: BundleReader) -> None:
+        """The reader's next bytes as a file of the item's; raises DiskError."""
+        item.path = self.disk.temp_path(self.folder)
+        with self.disk.create(item.path) as file:
+            _, item.digest = reader.copy(_Sink(self.disk, file))
+
+
+@dataclass(frozen=True, slots=True)
 class _Sink:
     """A file that takes a bundle item's bytes through the Disk."""
 
-    def __init__(self, disk: Disk, path: Path) -> None:
-        self._disk = disk
-        self.file = disk.create(path)
+    disk: Disk
+    file: BinaryIO
 
     def write(self, data: bytes) -> None:
         """All of it; raises DiskError."""
-        self._disk.write_all(self.file, data)
+        self.disk.write_all(self.file, data)
 
 
 def unpack(
-    uploads: Sequence[Upload], catalog: Catalog, disk: Disk, folder: Path
+    uploads: Sequence[Upload], catalog: Catalog, inspector: Inspector, disk: Disk, folder: Path
 ) -> tuple[list[Item], dict[int, Outcome]]:
     """The segments of a batch, and outcomes of uploads that could not be taken apart (by index).
 
-    Items of bundles become files in `folder`, except those that are held already. Raises SyncFailed.
+    Items of bundles become files in `folder`, except those that are held already; they are inspected
+    meanwhile. Raises SyncFailed, and StoreError where nothing can be inspected.
     """
     items: list[Item] = []
     failed: dict[int, Outcome] = {}
@@ -91,7 +112,7 @@ def unpack(
             elif digest != upload.name.digest:
                 failed[number] = Outcome(Answer.RESEND, f"arrived damaged: the bundle's digest is {digest}")
             else:
-                items += _unpack_bundle(number, upload, upload.name, catalog, disk, folder)
+                items += _unpack_bundle(number, upload, upload.name, catalog, inspector, _Sinks(disk, folder))
         except BundleError as error:
             failed[number] = Outcome(Answer.QUARANTINED, str(error))
         except SyncFailed:
@@ -102,31 +123,42 @@ def unpack(
 
 
 def _unpack_bundle(
-    number: int, upload: Upload, name: BundleName, catalog: Catalog, disk: Disk, folder: Path
+    number: int, upload: Upload, name: BundleName, catalog: Catalog, inspector: Inspector, sinks: _Sinks
 ) -> list[Item]:
-    items: list[Item] = []
-    with upload.path.open("rb") as file:
+    with upload.path.open("rb", buffering=BLOCK) as file:
         reader = BundleReader(file, upload.size, where=str(name), epoch=name.epoch)
         known = catalog.known([(upload.agent, i.stream, i.name.epoch, i.name.seq) for i in reader.items])
+        items, fresh, parts, at = [], [], [], reader.start
         for entry, around in zip(reader.items, known, strict=True):
-            place = (number, upload.agent, entry.stream, entry.name)
-            if around.digest == entry.name.digest and not around.wanted:
-                reader.skip()
-                items.append(Item(*place, path=None, size=entry.size, digest=entry.name.digest))
-                continue
-            path = disk.temp_path(folder)
-            item = Item(*place, path=path, size=entry.size, digest="")
+            held = around.digest == entry.name.digest and not around.wanted
+            digest = entry.name.digest if held else ""
+            item = Item(number, upload.agent, entry.stream, entry.name, None, size=entry.size, digest=digest)
             items.append(item)
-            try:
-                sink = _Sink(disk, path)
-                with sink.file:
-                    _, item.digest = reader.copy(sink)
-            except SyncFailed:
-                raise
-            except DiskError as error:
-                item.outcome = Outcome(Answer.RESEND, f"the receiver could not store it: {error}")
-                break  # the rest would meet the same disk; this one's outcome is the bundle's
-    return items
+            if not held:
+                fresh.append(item)
+                parts.append(Part(upload.path, at, entry.size))
+            at += entry.size
+        with inspector.looking(parts) as findings:
+            done = _extract(items, reader, sinks)
+            for item, seen in zip(fresh, findings(), strict=True):
+                item.seen = seen
+    return items[:done]
+
+
+def _extract(items: Sequence[Item], reader: BundleReader, sinks: _Sinks) -> int:
+    """Make a file of each item that is not held yet; returns up to which item it came. Raises SyncFailed."""
+    for done, item in enumerate(items, 1):
+        if item.digest:
+            reader.skip()
+            continue
+        try:
+            sinks.fill(item, reader)
+        except SyncFailed:
+            raise
+        except DiskError as error:
+            item.outcome = Outcome(Answer.RESEND, f"the receiver could not store it: {error}")
+            return done  # the rest would meet the same disk; this one's outcome is the bundle's
+    return len(items)
 
 
 # ------------------------------------------------------------------------------------------------ judging
@@ -163,24 +195,27 @@ class Judge:
 
     def _judge_distinct(self, items: list[Item]) -> None:
         around = self.catalog.known([item.identity for item in items])
-        to_inspect: list[tuple[Item, Facts]] = []
+        passed: list[tuple[Item, Known]] = []
         for item, known in zip(items, around, strict=True):
+            if item.identity in self._accepted:
+                item.follows = self._accepted[item.identity]
+                known = replace(known, digest=item.follows.name.digest, wanted=False)
             facts = self._facts(item, known)
             item.outcome = judge_arrival(facts)
             if item.outcome is None and item.path is None:
                 item.outcome = Outcome(Answer.RESEND, "it was held a moment ago, and is no longer")
             elif item.outcome is None:
-                to_inspect.append((item, facts))
-        seen = self.inspector.inspect([item.path for item, _ in to_inspect if item.path is not None])
+                passed.append((item, known))
+        unseen = [item for item, _ in passed if item.seen is None]
+        found = self.inspector.inspect([item.path for item in unseen if item.path is not None])
+        for item, inspected in zip(unseen, found, strict=True):
+            item.seen = inspected
+        seen = [item.seen for item, _ in passed if item.seen is not None]
         overlaps = self._overlaps(seen)
-        for (item, facts), inspected, overlap in zip(to_inspect, seen, overlaps, strict=True):
-            self._decide(item, facts, inspected, overlap)
+        for (item, known), inspected, overlap in zip(passed, seen, overlaps, strict=True):
+            self._decide(item, known, inspected, overlap)
 
-    def _facts(self, item: Item, known: Known) -> Facts:
-        before = self._accepted.get(item.identity)
-        if before is not None:
-            item.follows = before
-            known = replace(known, digest=before.name.digest, wanted=False)
+    def _facts(self, item: Item, known: Known, inspected: Inspected | None = None) -> Facts:
         return Facts(
             agent=item.agent,
             stream=item.stream,
@@ -189,6 +224,7 @@ class Judge:
             size=item.size,
             known=known,
             limits=self.limits,
+            inspected=inspected,
             quota_left=self.quota.get(item.agent),
         )
 
@@ -197,32 +233,37 @@ class Judge:
         found = iter(self.catalog.overlaps(footers))
         return [next(found) if one.footer is not None else "" for one in seen]
 
-    def _decide(self, item: Item, facts: Facts, inspected: Inspected, overlap: str) -> None:
+    def _decide(self, item: Item, known: Known, inspected: Inspected, overlap: str) -> None:
         footer = inspected.footer
         if footer is not None and not overlap:
             other = self._overlap_here(item, footer)
             if other is not None:
                 item.follows = other
                 overlap = f"{other.name.epoch}-{other.name.seq:012d}"
-        left = self.quota.get(item.agent)
-        facts = replace(facts, inspected=inspected, quota_left=left, known=replace(facts.known, overlap=overlap))
+        facts = self._facts(item, replace(known, overlap=overlap) if overlap else known, inspected)
         item.outcome = judge_arrival(facts) or judge_content(facts)  # the quota may have shrunk since
         if not item.accepted:
             return
         assert footer is not None
         item.footer = footer
-        item.renewed = facts.known.wanted
+        item.renewed = known.wanted
         self._accepted[item.identity] = item
         source = footer.source
         extents = self._extents.setdefault((item.agent, item.stream, source.file_id), [])
-        extents.insert(bisect_left(extents, source.start, key=lambda e: e[0]), (source.start, source.end, item))
-        if left is not None:
-            self.quota[item.agent] = left - item.size
+        extent = (source.start, source.end, item)
+        if not extents or extents[-1][1] <= source.start:  # they come in order, nearly always
+            extents.append(extent)
+        else:
+            extents.insert(bisect_left(extents, source.start, key=lambda e: e[0]), extent)
+        if facts.quota_left is not None:
+            self.quota[item.agent] = facts.quota_left - item.size
 
     def _overlap_here(self, item: Item, footer: Footer) -> Item | None:
         """An item accepted before in this batch that covers some of the same bytes of the same file."""
         source = footer.source
         extents = self._extents.get((item.agent, item.stream, source.file_id), [])
+        if not extents or extents[-1][1] <= source.start:
+            return None
         position = bisect_left(extents, source.end, key=lambda e: e[0])
         while position:
             position -= 1

@@ -5,7 +5,9 @@ are read by a child process (`python -m receiver.inspect`) with limits on memory
 page. If it dies over a file, that file alone is tried once more in a fresh child, and if it dies again the
 file is what is wrong; all others are not affected.
 
-Between the two: one JSON line of paths in, one JSON line for each path out, in order.
+Between the two: one JSON line in, [files to an answer, [[path, start, size] each]]; JSON lines out, a list of
+answers each, in order. Many files share a line, for a line costs more than a small footer; after a death
+the rest is asked for one at a time, so that the file at fault is known.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +37,18 @@ _THRIFT_STRINGS = 4 * 2**20
 _THRIFT_ITEMS = 200_000
 _START_SECONDS = 60.0
 _LOOK_EVERY = 0.2
+_TOGETHER = 64  # files to an answer
+_LONGEST_ANSWER = 1 << 20  # characters of footers after which an answer is given
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a Parquet file's bytes lie: `size` of them from `start` in a file; -1: to its end."""
+
+    path: Path
+    start: int = 0
+    size: int = -1
 
 
 class Inspector:
@@ -59,20 +72,47 @@ class Inspector:
 
     def inspect(self, paths: Sequence[Path]) -> list[Inspected]:
         """Look at files, in order. Never raises for what is in them; StoreError if no child can be started."""
-        found: list[Inspected] = []
+        with self.looking([Part(path) for path in paths]) as found:
+            return found()
+
+    @contextlib.contextmanager
+    def looking(self, parts: Sequence[Part]) -> Iterator[Callable[[], list[Inspected]]]:
+        """Have the child look while the caller does something else; the call that is given waits for its findings.
+
+        It may be called once. Nothing else can be asked meanwhile. Raises as `inspect`.
+        """
         with self._lock:
-            while len(found) < len(paths):
-                answers, trouble = self._running().ask(paths[len(found) :])
-                found += answers
-                if trouble:
-                    self._drop()
-                    found.append(self._alone(paths[len(found)], trouble))
+            asked = self._running().begin(parts, _TOGETHER) if parts else True
+            done = False
+
+            def found() -> list[Inspected]:
+                nonlocal done
+                done = True
+                return self._found(parts, asked=asked) if parts else []
+
+            try:
+                yield found
+            finally:
+                if parts and not done:
+                    self._drop()  # its answers are nobody's
+
+    def _found(self, parts: Sequence[Part], *, asked: bool) -> list[Inspected]:
+        assert self._child is not None
+        found, trouble = self._child.collect(len(parts)) if asked else ([], _ENDED)
+        if trouble:
+            self._drop()
+        while len(found) < len(parts):  # which one it died over shows only when they are asked for one at a time
+            answers, trouble = self._running().ask(parts[len(found) :], 1)
+            found += answers
+            if trouble:
+                self._drop()
+                found.append(self._alone(parts[len(found)], trouble))
         return found
 
-    def _alone(self, path: Path, trouble: str) -> Inspected:
+    def _alone(self, part: Part, trouble: str) -> Inspected:
         """Try the file the child died over once more, alone: it may have died of what came before."""
-        log.warning("inspection ended early, trying the file alone", path=str(path), trouble=trouble)
-        answers, trouble = self._running().ask([path])
+        log.warning("inspection ended early, trying the file alone", path=str(part.path), trouble=trouble)
+        answers, trouble = self._running().ask([part], 1)
         if answers:
             return answers[0]
         self._drop()
@@ -88,6 +128,9 @@ class Inspector:
         if self._child is not None:
             self._child.close()
             self._child = None
+
+
+_ENDED = "ended the inspecting process"
 
 
 class _Child:
@@ -120,22 +163,29 @@ class _Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, paths: Sequence[Path]) -> tuple[list[Inspected], str]:
+    def ask(self, parts: Sequence[Part], together: int) -> tuple[list[Inspected], str]:
         """The answers in order; fewer than asked, and why, if the process died or had to be killed."""
+        return self.collect(len(parts)) if self.begin(parts, together) else ([], _ENDED)
+
+    def begin(self, parts: Sequence[Part], together: int) -> bool:
+        """Have it look, so many files to an answer; False if it is gone."""
         assert self._process.stdin is not None
-        request = json.dumps([os.fspath(path) for path in paths]).encode("ascii") + b"\n"
-        found: list[Inspected] = []
+        request = [together, [(os.fspath(part.path), part.start, part.size) for part in parts]]
         try:
-            self._process.stdin.write(request)
+            self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
             self._process.stdin.flush()
         except OSError:
-            return found, "ended the inspecting process"
-        while len(found) < len(paths):
+            return False
+        return True
+
+    def collect(self, count: int) -> tuple[list[Inspected], str]:
+        """What `begin` had it look at, as `ask`."""
+        found: list[Inspected] = []
+        while len(found) < count:
             line = self._next(self._limits.seconds)
             if not line:
-                trouble = "ended the inspecting process" if line == b"" else "took too long or too much memory"
-                return found, trouble
-            found.append(_read(json.loads(line)))
+                return found, _ENDED if line == b"" else "took too long or too much memory"
+            found += map(_read, json.loads(line))
         return found, ""
 
     def _next(self, seconds: float, *, watch_memory: bool = True) -> bytes | None:
@@ -192,18 +242,32 @@ def _read(answer: dict[str, Any]) -> Inspected:
 # ------------------------------------------------------------------------------------------- in the child
 
 
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    footer: int
-    memory: int
-    seconds: float
+class _Files:
+    """The file looked at last, kept open: the parts of a bundle come one behind the other."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._file: BinaryIO | None = None
+
+    def open(self, path: str) -> BinaryIO:
+        """Raises OSError."""
+        if self._file is None or path != self._path:
+            self.close()
+            self._file, self._path = open(path, "rb", buffering=0), path  # noqa: PTH123, SIM115 - of thousands; kept
+        return self._file
+
+    def close(self) -> None:
+        """Let go of it: its name may soon be another file's."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def look(path: Path, max_footer: int) -> dict[str, Any]:
+def look(files: _Files, path: str, start: int, size: int, max_footer: int) -> dict[str, Any]:
     """What the end of a Parquet file says, as JSON values; `problem` if nothing readable, `unopened` if not reached."""
     try:
-        with path.open("rb", buffering=0) as file:
-            tail = _tail(file, max_footer)
+        file = files.open(path)
+        tail = _tail(file, start, size if size >= 0 else file.seek(0, os.SEEK_END) - start, max_footer)
     except OSError as error:
         return {"unopened": f"the receiver can't open it: {error.strerror or error}"}
     if isinstance(tail, str):
@@ -211,12 +275,11 @@ def look(path: Path, max_footer: int) -> dict[str, Any]:
     return _metadata(tail)
 
 
-def _tail(file: BinaryIO, max_footer: int) -> bytes | str:
+def _tail(file: BinaryIO, start: int, size: int, max_footer: int) -> bytes | str:
     """The Parquet footer with its 8 closing bytes, or why there is none that may be read."""
-    size = file.seek(0, os.SEEK_END)
     if size < 12:
         return f"not a Parquet file: {size} bytes"
-    file.seek(max(0, size - _TAIL))
+    file.seek(start + max(0, size - _TAIL))
     tail = _exactly(file, min(size, _TAIL))
     length = int.from_bytes(tail[-8:-4], "little")
     if tail[-4:] != b"PAR1":
@@ -226,19 +289,19 @@ def _tail(file: BinaryIO, max_footer: int) -> bytes | str:
     if length + 12 > size:
         return f"its Parquet footer claims {length} bytes of a file of {size}"
     if length + 8 > len(tail):
-        file.seek(size - length - 8)
+        file.seek(start + size - length - 8)
         tail = _exactly(file, length + 8)
     return tail[-(length + 8) :]
 
 
 def _exactly(file: BinaryIO, count: int) -> bytes:
-    found = bytearray()
+    found = file.read(count)
     while len(found) < count:
         block = file.read(count - len(found))
         if not block:
             raise OSError("it is shorter than it was")
         found += block
-    return bytes(found)
+    return found
 
 
 def _metadata(tail: bytes) -> dict[str, Any]:
@@ -278,15 +341,35 @@ def main(argv: Sequence[str]) -> int:
     pq.ParquetFile  # noqa: B018 - the name is resolved, so its library is loaded
     limits = LimitSettings.model_validate_json(argv[1])
     _limit_memory(limits.memory)
-    out = sys.stdout.buffer
-    out.write(b"{}\n")
-    out.flush()
+    _say([])
     for line in sys.stdin.buffer:
-        for path in json.loads(line):
-            _limit_time(limits.seconds)
-            out.write(json.dumps(look(Path(path), limits.max_footer)).encode("ascii") + b"\n")
-            out.flush()
+        together, parts = json.loads(line)
+        _look_at(parts, together, limits)
     return 0
+
+
+def _look_at(parts: Sequence[tuple[str, int, int]], together: int, limits: LimitSettings) -> None:
+    """Answer for all, so many at a time: their time and memory count together."""
+    files = _Files()
+    answers: list[dict[str, Any]] = []
+    length = 0
+    for path, start, size in parts:
+        if not answers:
+            _limit_time(limits.seconds)
+        answer = look(files, path, start, size, limits.max_footer)
+        answers.append(answer)
+        length += len(answer.get("footer") or "")
+        if len(answers) >= together or length > _LONGEST_ANSWER:
+            _say(answers)
+            answers, length = [], 0
+    files.close()
+    if answers:
+        _say(answers)
+
+
+def _say(answers: Sequence[dict[str, Any]]) -> None:
+    sys.stdout.buffer.write(json.dumps(answers).encode("ascii") + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _limit_memory(more: int) -> None:

@@ -1,5 +1,6 @@
 """The inspecting process against files made to hurt it."""
 
+import itertools
 import os
 import struct
 import sys
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from receiver.inspect import Inspector
+from receiver.inspect import Inspector, Part
 from receiver.settings import LimitSettings
 from receiver.verdict import Facts, Known, Limits, judge_content
 from tape.clock import SYSTEM
@@ -230,24 +231,31 @@ class _Deadly(Inspector):
 
     def _running(self):  # type: ignore[no-untyped-def]  # wraps the private child for this test alone
         child = super()._running()
-        ask = child.ask
+        begin, collect = child.begin, child.collect
+        lives = [sys.maxsize]
 
-        def deadly(paths):  # type: ignore[no-untyped-def]  # see above
-            names = [path.name for path in paths]
-            if "deadly" not in names:
-                return ask(paths)
-            answers, _ = ask(paths[: names.index("deadly")])
+        def deadly(parts, together):  # type: ignore[no-untyped-def]  # see above
+            names = [part.path.name for part in parts]
+            if "deadly" in names:
+                lives[0] = names.index("deadly") // together * together  # the answers that come before it
+                parts = parts[: lives[0]]
+            return begin(parts, together)
+
+        def dying(count):  # type: ignore[no-untyped-def]  # see above
+            if lives[0] == sys.maxsize:
+                return collect(count)
+            answers, _ = collect(lives[0])
             child._process.kill()
             child._process.wait()
             self.kills += 1
             return answers, "ended the inspecting process"
 
-        child.ask = deadly  # type: ignore[method-assign]  # for this test alone
+        child.begin, child.collect = deadly, dying  # type: ignore[method-assign]  # for this test alone
         return child
 
 
 def test_a_file_that_kills_the_process_is_found_and_the_others_are_not_affected(tmp_path: Path) -> None:
-    """The deadly one is tried once more alone, then told; every other file of the batch is inspected."""
+    """The deadly one is found one at a time, tried once more alone, then told; every other file is inspected."""
     maker = Maker()
     paths = [put(tmp_path, maker.make()) for _ in range(6)]
     paths[3] = paths[3].rename(tmp_path / "deadly")
@@ -258,7 +266,23 @@ def test_a_file_that_kills_the_process_is_found_and_the_others_are_not_affected(
         asked.close()
     assert [bool(one.problem) for one in found] == [False, False, False, True, False, False]
     assert "ended the inspecting process" in found[3].problem
-    assert asked.kills == 2
+    assert asked.kills == 3
+
+
+def test_what_is_looked_at_meanwhile_is_asked_for_once(inspector: Inspector, tmp_path: Path) -> None:
+    """Findings come while the caller works; those nobody asked for don't become the answer to the next question."""
+    maker = Maker()
+    made = [maker.make() for _ in range(100)]
+    bundle = tmp_path / "many"
+    bundle.write_bytes(b"".join(one.data for one in made))
+    ends = list(itertools.accumulate(len(one.data) for one in made))
+    parts = [Part(bundle, end - len(one.data), len(one.data)) for one, end in zip(made, ends, strict=True)]
+    with inspector.looking(parts):
+        pass
+    with inspector.looking(parts[50:]) as found:
+        footers = [one.footer for one in found()]
+    assert footers == [one.footer for one in made[50:]]
+    assert inspector.inspect([put(tmp_path, made[7])])[0].footer == made[7].footer
 
 
 def test_memory_is_limited(tmp_path: Path) -> None:

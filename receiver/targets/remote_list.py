@@ -1,0 +1,91 @@
+"""The listing of a remote in the order of names, however many objects it has: sorted runs in files, then merged."""
+
+import heapq
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tape.durable import named
+from tape.errors import TargetError
+
+_RUN = 50_000
+
+
+def order(path: str) -> list[str]:
+    """The key by which listings of all targets are sorted: folder by folder, by name."""
+    return path.split("/")
+
+
+class Sorted:
+    """Takes (path, size) in any order, gives them back in the order of names. `folder` is its own, and removed."""
+
+    def __init__(self, folder: Path, *, run: int = _RUN) -> None:
+        self._folder = folder
+        self._most = run
+        self._held: list[tuple[list[str], int]] = []
+        self._runs: list[Path] = []
+
+    def add(self, path: str, size: int) -> None:
+        """Take one in; raises DiskError."""
+        self._held.append((order(path), size))
+        if len(self._held) >= self._most:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._held.sort()
+        run = self._folder / f"run-{len(self._runs)}"
+        with named(run, "writing"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with run.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{json.dumps(['/'.join(parts), size])}\n" for parts, size in self._held)
+        self._runs.append(run)
+        self._held = []
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """All of them, once; raises DiskError."""
+        try:
+            self._held.sort()
+            if not self._runs:
+                yield from (("/".join(parts), size) for parts, size in self._held)
+                return
+            runs: list[Iterator[tuple[list[str], int]]] = [self._read(run) for run in self._runs]
+            for parts, size in heapq.merge(*runs, iter(self._held)):
+                yield "/".join(parts), size
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop what is held."""
+        self._held = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read(self, run: Path) -> Iterator[tuple[list[str], int]]:
+        with named(run, "reading"), run.open(encoding="utf-8") as file:
+            for line in file:
+                path, size = json.loads(line)
+                yield order(path), size
+
+
+def parse_line(line: bytes) -> tuple[str, int, dict[str, str]] | None:
+    """(path, size, checksums) from a line of `rclone lsjson`; None for its brackets. Raises TargetError."""
+    text = line.strip().rstrip(b",")
+    if text in (b"", b"[", b"]", b"[]"):
+        return None
+    try:
+        plain = json.loads(text)
+        hashes = {str(name): str(value) for name, value in (plain.get("Hashes") or {}).items()}
+        return str(plain["Path"]), int(plain["Size"]), hashes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TargetError(f"rclone's listing can't be read: {text[:200]!r}") from error
+
+
+def taking(take: Callable[[str, int, dict[str, str]], None]) -> Callable[[bytes], None]:
+    """A reader of `rclone lsjson`, line by line."""
+
+    def line(data: bytes) -> None:
+        parsed = parse_line(data)
+        if parsed is not None:
+            take(*parsed)
+
+    return line
