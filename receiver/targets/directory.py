@@ -231,6 +231,7 @@ class DirectoryTarget(Target):
             drop_pages(file.fileno())
             while block := file.read(BLOCK):
                 both.update(block)
+                pulse.moved()
             if not self.place.home:
                 drop_pages(file.fileno())
         return Proof(both.size, both.digest, both.sha256, self.capabilities.proof)
