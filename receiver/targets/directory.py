@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from receiver.targets import pulse
 from receiver.targets.contract import (
     Capabilities,
     Condition,
