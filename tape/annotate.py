@@ -61,14 +61,17 @@ def epilogue(model: type[Section]) -> str:
 
 
 def chosen(model: type[Section], settings: Sequence[str]) -> dict[str, str]:
-    """`KEY=VALUE` texts as values for `annotated`; raises UsageError for a key that does not exist."""
+    """`KEY=VALUE` texts as values for `annotated`; raises UsageError for a key that does not exist.
+
+    Numbers, `true`, `false` and `[lists]` are taken as they are; everything else is a text.
+    """
     known = {f"{o.table}.{o.key}" if o.table else o.key for o in options(model) if not o.repeated}
     found = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or key not in known:
             raise UsageError(f"--set {text!r}: not KEY=VALUE with a known key", hint="keys are listed by `run --help`")
-        bare = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?|true|false", value)
+        bare = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?|true|false|\[.*\]", value)
         found[key] = value if bare else quoted(value)
     return found
 
