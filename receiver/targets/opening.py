@@ -12,10 +12,14 @@ The home archive goes without: the ingest writes to the same folder directly, an
 A target that ends its own steps when nothing moves (`remote`) is not timed, one that paces itself not paced.
 """
 
+from pathlib import Path
+
 from receiver.settings import DiskSettings, ReceiverSettings, TargetSettings
 from receiver.targets.contract import Place, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
+from receiver.targets.remote import RemoteTarget
+from receiver.targets.remote_setup import prepare_remote
 from receiver.targets.removable import RemovableTarget, Search
 from receiver.targets.wrappers import Narrow, Retrying
 from receiver.targets.wrappers_paced import Paced
@@ -23,23 +27,32 @@ from receiver.targets.wrappers_timed import Timed
 from receiver.timetable import Timetable
 from tape.clock import SYSTEM, Clock
 from tape.durable import DISK, Disk
-from tape.errors import ConfigError
 
 _BESIDE = 2  # calls at a time beside the copies: somebody verifies or exports
 
 
 def open_target(
-    entry: TargetSettings, *, disks: DiskSettings | None = None, disk: Disk = DISK, clock: Clock = SYSTEM
+    entry: TargetSettings,
+    state: Path,
+    *,
+    disks: DiskSettings | None = None,
+    disk: Disk = DISK,
+    clock: Clock = SYSTEM,
 ) -> Target:
-    """A target as configured, with its wrappers. It need not be there: its state says so."""
+    """A target as configured, with its wrappers. It need not be there: its state says so. `state`: the state folder."""
     if entry.kind == "removable":
         search = search_of(entry, disks or DiskSettings())
         found: Target = RemovableTarget(place_of(entry), search, unmount_level=entry.unmount, clock=clock, disk=disk)
-    elif entry.kind == "directory":
-        found = DirectoryTarget(place_of(entry), entry.folder, mounted=bool(entry.mounted), disk=disk)
+    elif entry.kind == "remote":
+        found = RemoteTarget(place_of(entry), entry, scratch_of(entry, state), clock=clock, disk=disk)
     else:
-        raise ConfigError(f"target {entry.id}: kind {entry.kind} is not known to this version", hint="update hometape")
+        found = DirectoryTarget(place_of(entry), entry.folder, mounted=bool(entry.mounted), disk=disk)
     return wrapped(found, entry, clock=clock)
+
+
+def scratch_of(entry: TargetSettings, state: Path) -> Path:
+    """The folder in the state folder where a target keeps what it needs beside its place."""
+    return state / "targets" / entry.id
 
 
 def search_of(entry: TargetSettings, disks: DiskSettings) -> Search:
@@ -77,9 +90,17 @@ def wrapped(target: Target, entry: TargetSettings, *, clock: Clock = SYSTEM) -> 
 def open_targets(settings: ReceiverSettings, *, disk: Disk = DISK, clock: Clock = SYSTEM) -> list[Target]:
     """All configured targets, the home archive first."""
     entries = sorted(settings.target, key=lambda entry: not entry.home)
-    return [open_target(entry, disks=settings.disks, disk=disk, clock=clock) for entry in entries]
+    return [open_target(entry, settings.state, disks=settings.disks, disk=disk, clock=clock) for entry in entries]
 
 
-def prepare_target(entry: TargetSettings, *, clock: Clock = SYSTEM, disk: Disk = DISK) -> bool:
-    """Make the folder of a target ready, once, on a person's word; whether it is new. Raises TargetError, DiskError."""
+def prepare_target(
+    entry: TargetSettings, state: Path | None = None, *, clock: Clock = SYSTEM, disk: Disk = DISK
+) -> bool:
+    """Make the place of a target ready, once, on a person's word; whether it is new. Raises TargetError, DiskError.
+
+    state: the state folder; only a remote needs it.
+    """
+    if entry.kind == "remote":
+        assert state is not None
+        return prepare_remote(entry, scratch_of(entry, state), clock=clock)
     return prepare(entry.folder, entry.id, clock=clock, disk=disk)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from receiver.targets import pulse
 from tape.clock import SYSTEM, Clock
 from tape.errors import ConfigError, TargetAbsent, TargetError
@@ -183,22 +185,20 @@ class Rclone:
         path = self._running / str(process.pid)
         with contextlib.suppress(OSError):
             self._running.mkdir(parents=True, exist_ok=True)
-            path.write_text(_born(process.pid), encoding="ascii", newline="\n")
+            path.write_text(f"{_born(process.pid)} {_MYSELF}", encoding="ascii", newline="\n")
         return path
 
     def end_leftovers(self) -> int:
-        """End what an earlier life of this process started and could not end; how many there were."""
-        if self._running is None or not self._running.is_dir():
-            return 0
+        """End what processes that are gone started and could not end; how many there were."""
         ended = 0
-        mine = {process.pid for process in _live}
-        for note in self._running.iterdir():
-            if not note.name.isdecimal() or int(note.name) in mine:
-                continue
-            with contextlib.suppress(OSError):
-                born = note.read_text(encoding="ascii")
-                if born and born == _born(int(note.name)):
-                    _kill(int(note.name))
+        notes = self._running.iterdir() if self._running is not None and self._running.is_dir() else ()
+        for note in notes:
+            with contextlib.suppress(OSError, ValueError):
+                pid, (born, parent, parent_born) = int(note.name), note.read_text(encoding="ascii").split()
+                if _born(int(parent)) == parent_born:
+                    continue
+                if _born(pid) == born:
+                    _kill(pid)
                     ended += 1
                 note.unlink()
         return ended
@@ -327,13 +327,14 @@ def _kill(pid: int) -> None:
 
 
 def _born(pid: int) -> str:
-    """What tells this process from a later one of the same number; "" if it is gone."""
-    import psutil
-
+    """What tells this process from a later one of the same number; "gone" if it is."""
     try:
-        return f"{psutil.Process(pid).create_time():.3f}"
+        return f"{psutil.Process(pid).create_time():.2f}"
     except psutil.Error:
-        return ""
+        return "gone"
+
+
+_MYSELF = f"{os.getpid()} {_born(os.getpid())}"
 
 
 @atexit.register

@@ -20,7 +20,6 @@ from receiver.targets.contract import (
     README,
     SUMS,
     Capabilities,
-    Condition,
     Entry,
     Limits,
     Parcel,
@@ -35,6 +34,7 @@ from receiver.targets.contract import (
 from receiver.targets.marker import STRANGER
 from receiver.targets.rclone_kinds import DOWNLOAD, Kind
 from receiver.targets.remote_list import Sorted
+from receiver.targets.remote_presence import Presence
 from receiver.targets.remote_proof import Prover
 from receiver.targets.remote_stage import Known, blocks_of, common_root, digests_of, know
 from receiver.targets.remote_store import RemoteStore, Sent, iterate
@@ -44,22 +44,14 @@ from tape.durable import DISK, Disk, named
 from tape.errors import (
     AlreadyThere,
     DiskError,
-    DiskFull,
     HometapeError,
     NotFound,
-    TargetAbsent,
     TargetError,
-    TargetReadOnly,
-    TargetRefused,
 )
 from tape.log import get_logger
 
 ASIDE_FOLDER = ".hometape-aside"
 PARTIAL = ".partial"
-_FRESH = 60.0  # seconds a marker that was read counts
-_SPACE_FRESH, _SPACE_AGAIN = 600.0, 20.0
-_BLOCKED = 300.0  # seconds after which a place that was full or read-only is tried again
-_RESERVE = 64 * 2**20
 _REMEMBERED = 4096
 log = get_logger(__name__)
 
@@ -75,16 +67,11 @@ class RemoteTarget(Target):
     ) -> None:
         super().__init__(place)
         self.store = RemoteStore(entry, state, clock=clock)
-        self._state = state
-        self._clock = clock
         self._disk = disk
         self._prover = Prover(self.store, entry.sample, self._remembered)
         self._sums = RemoteSums(state / "sums", fetch=self._fetch_sums, send=self._send_sums, disk=disk, clock=clock)
         self._lock = threading.Lock()
-        self._instance = ""
-        self._seen: float | None = None
-        self._space: tuple[float, int | None] | None = None
-        self._blocked: tuple[float, HometapeError, int] | None = None
+        self._presence = Presence(self.store, state, self._sums.forget, clock=clock, disk=disk)
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._busy: set[str] = set()
         self._free_names = threading.Condition()
@@ -100,7 +87,7 @@ class RemoteTarget(Target):
         """Store segments; see the contract. Raises NameRefused, TargetAbsent and its like before anything was tried."""
         for parcel in parcels:
             check_segment(parcel.path)
-        self._present()
+        self._presence.check()
         if not parcels:
             return []
         with self._names([parcel.path for parcel in parcels]) as alone:
@@ -167,17 +154,10 @@ class RemoteTarget(Target):
         return answers
 
     def _blame(self, parcels: Sequence[Parcel], answers: Mapping[str, HometapeError | None]) -> None:
-        """What an error says of the whole place: full, read-only, or to be looked at again."""
-        faults = [(parcel.size, answers.get(parcel.path)) for parcel in parcels]
-        for size, fault in faults:
-            if isinstance(fault, TargetError | DiskFull):
-                self._seen = None
-            if isinstance(fault, DiskFull | TargetReadOnly):
-                self._blocked = self._clock.monotonic(), fault, size
-                self._space = None
-                return
-        if any(answer is None for answer in answers.values()):
-            self._blocked = None
+        """What the answers say of the whole place: full, read-only, or to be looked at again."""
+        blocked = any(self._presence.blame(answers.get(parcel.path), parcel.size) for parcel in parcels)
+        if not blocked and any(answer is None for answer in answers.values()):
+            self._presence.stored()
 
     @contextlib.contextmanager
     def _names(self, paths: Sequence[str]) -> Iterator[bool]:
@@ -207,7 +187,7 @@ class RemoteTarget(Target):
 
     def set_aside(self, path: str, why: str) -> str:  # noqa: ARG002 - the reason is recorded by the caller
         """Move a bad copy to `.hometape-aside/`, and its line out of SHA256SUMS; see the contract."""
-        self._present()
+        self._presence.check()
         if self.store.stat(check_relative(path)) is None:
             raise NotFound(f"target {self.id} has no {path}")
         where = f"{ASIDE_FOLDER}/{path}.{secrets.token_hex(4)}"
@@ -217,25 +197,25 @@ class RemoteTarget(Target):
 
     def note_sums(self, sums: Sequence[tuple[str, str]]) -> None:
         """Keep lines for SHA256SUMS durably here; they are sent at most once a minute, and by `settle`."""
-        self._present()
+        self._presence.check()
         self._sums.note([(check_relative(path), sha256) for path, sha256 in sums])
 
     def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
         """Put SHA256SUMS of a folder right, and take out the lines of files that are not there."""
-        self._present()
+        self._presence.check()
         there = [entry.path.rpartition("/")[2] for entry in self.list(folder)]
         self._sums.mend(check_relative(folder), right, there)
 
     def settle(self) -> None:
         """Send the SHA256SUMS that changed; raises TargetAbsent and its like."""
-        self._present()
+        self._presence.check()
         self._sums.flush()
 
     def recover(self) -> None:
         """End and clear what an earlier life left, restore a lost README.txt, send the SHA256SUMS that were noted."""
         self.store.rclone.end_leftovers()
         self.store.stage.clear()
-        self._present()
+        self._presence.check()
         with self._names([]) as alone:
             if alone:
                 self._sweep()
@@ -259,7 +239,7 @@ class RemoteTarget(Target):
 
     def read(self, path: str) -> Iterator[bytes]:
         """The bytes of a file, fetched whole first: rclone gives good blocks of a damaged object before it fails."""
-        self._present()
+        self._presence.check()
         stack = contextlib.ExitStack()
         folder = stack.enter_context(self.store.stage.fresh())
         try:
@@ -273,7 +253,7 @@ class RemoteTarget(Target):
 
     def fetch_many(self, paths: Sequence[str], folder: Path) -> Sequence[Path | HometapeError]:
         """Copies in a folder of this machine, made in one run."""
-        self._present()
+        self._presence.check()
         for path in paths:
             check_relative(path)
         found = self.store.fetch(paths, folder) if paths else {}
@@ -281,7 +261,7 @@ class RemoteTarget(Target):
 
     def verify(self, path: str) -> Proof:
         """Digests of a file, downloaded."""
-        self._present()
+        self._presence.check()
         with self.store.stage.fresh() as folder:
             found = self.store.fetch([check_relative(path)], folder)[path]
             if isinstance(found, HometapeError):
@@ -291,108 +271,45 @@ class RemoteTarget(Target):
 
     def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
         """Proofs by what this remote can truly prove; the method says which."""
-        self._present()
+        self._presence.check()
         return self._prover.prove(parcels)
 
     def stat(self, path: str) -> int | None:
         """The size of a file; None if there is none."""
-        self._present()
+        self._presence.check()
         return self.store.stat(check_relative(path))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every stored file below a folder, in the order of names; memory does not grow with their number."""
-        self._present()
+        self._presence.check()
         start = check_relative(prefix) if prefix else ""
-        found = Sorted(self._state / "stage" / f"listing-{secrets.token_hex(8)}")
+        stack = contextlib.ExitStack()
+        found = Sorted(stack.enter_context(self.store.stage.fresh()))
         try:
             self.store.walk(start, lambda path, size: _keep(found, path, size))
         except BaseException:
-            found.close()
+            stack.close()
             raise
-        return (Entry(path, size) for path, size in found)
+        return iterate((Entry(path, size) for path, size in found), stack.close)
 
     def sums(self, folder: str) -> dict[str, str]:
         """File name -> SHA-256 as noted for a folder, what is not sent yet included."""
-        self._present()
+        self._presence.check()
         return self._sums.read(check_relative(folder))
 
     # ---------------------------------------------------------------------------------------- state
 
     def free(self) -> int | None:
         """Free bytes as the store tells them, at most ten minutes old; None where it tells nothing."""
-        return self._free(_SPACE_FRESH)
-
-    def _free(self, age: float) -> int | None:
-        now = self._clock.monotonic()
-        if self._space is None or now - self._space[0] > age:
-            self._space = now, self.store.space()
-        return self._space[1]
+        return self._presence.free()
 
     def state(self) -> State:
         """Ready, absent, refused, read-only or full, with reason and hint. Asked anew a minute after a success."""
-        try:
-            self._present()
-            blocked = self._still_blocked()
-        except TargetRefused as error:
-            return State(Condition.REFUSED, str(error), error.hint)
-        except HometapeError as error:
-            return State(Condition.ABSENT, str(error), error.hint)
-        if blocked is None:
-            return State(Condition.READY)
-        condition = Condition.FULL if isinstance(blocked, DiskFull) else Condition.READ_ONLY
-        return State(condition, str(blocked), blocked.hint)
-
-    def _still_blocked(self) -> HometapeError | None:
-        """Why nothing could be stored lately; None once there is room again, or after a while, so that it is tried."""
-        if self._blocked is None:
-            return None
-        since, fault, size = self._blocked
-        free = None
-        if isinstance(fault, DiskFull):
-            with contextlib.suppress(TargetError):
-                free = self._free(_SPACE_AGAIN)
-        enough = free is not None and free > size + _RESERVE
-        if enough or self._clock.monotonic() - since > _BLOCKED:
-            self._blocked = None
-            return None
-        return fault
+        return self._presence.state()
 
     def instance(self) -> str:
         """The instance in the marker; raises TargetAbsent."""
-        self._present()
-        return self._instance
-
-    def _present(self) -> None:
-        """Raises TargetAbsent and its like unless the marker is there and right; asked at most once a minute."""
-        now = self._clock.monotonic()
-        if self._seen is not None and now - self._seen < _FRESH:
-            return
-        self._seen = None
-        try:
-            marker = self.store.marker()
-        except (DiskError, NotFound) as error:
-            raise TargetAbsent(f"target {self.id}: its marker can't be read: {error}") from error
-        if marker["id"] != self.id:
-            raise TargetAbsent(
-                f"{self.store.at()} is marked as target {marker['id']!r}, not {self.id!r}",
-                hint="the configuration names the wrong remote or folder",
-            )
-        instance = str(marker.get("instance", ""))
-        self._remember(instance)
-        self._instance = instance
-        self._seen = now
-
-    def _remember(self, instance: str) -> None:
-        """Sums that were kept for another place of the same name say nothing about this one."""
-        note = self._state / "instance"
-        with self._lock, named(note, "reading"):
-            before = note.read_text(encoding="utf-8").strip() if note.exists() else None
-            if before == instance:
-                return
-            if before is not None:
-                self._sums.forget()
-            self._disk.make_dirs(self._state)
-            self._disk.replace(note, f"{instance}\n".encode())
+        return self._presence.check()
 
     # ----------------------------------------------------------------------------------------- sums
 

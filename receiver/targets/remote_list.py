@@ -2,7 +2,6 @@
 
 import heapq
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def order(path: str) -> list[str]:
 
 
 class Sorted:
-    """Takes (path, size) in any order, gives them back in the order of names. `folder` is its own, and removed."""
+    """Takes (path, size) in any order, gives them back in the order of names. `folder`: room for its runs."""
 
     def __init__(self, folder: Path, *, run: int = _RUN) -> None:
         self._folder = folder
@@ -35,30 +34,17 @@ class Sorted:
     def _spill(self) -> None:
         self._held.sort()
         run = self._folder / f"run-{len(self._runs)}"
-        with named(run, "writing"):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with run.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(f"{json.dumps(['/'.join(parts), size])}\n" for parts, size in self._held)
+        with named(run, "writing"), run.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{json.dumps(['/'.join(parts), size])}\n" for parts, size in self._held)
         self._runs.append(run)
         self._held = []
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """All of them, once; raises DiskError."""
-        try:
-            self._held.sort()
-            if not self._runs:
-                yield from (("/".join(parts), size) for parts, size in self._held)
-                return
-            runs: list[Iterator[tuple[list[str], int]]] = [self._read(run) for run in self._runs]
-            for parts, size in heapq.merge(*runs, iter(self._held)):
-                yield "/".join(parts), size
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Drop what is held."""
-        self._held = []
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._held.sort()
+        runs = [self._read(run) for run in self._runs]
+        for parts, size in heapq.merge(*runs, iter(self._held)):
+            yield "/".join(parts), size
 
     def _read(self, run: Path) -> Iterator[tuple[list[str], int]]:
         with named(run, "reading"), run.open(encoding="utf-8") as file:

@@ -4,6 +4,7 @@ Everything here may be deleted at any time; `clear` does so when a new life begi
 """
 
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,11 +85,12 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._mine = folder / str(os.getpid())
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Path]:
         """A new empty folder, removed at the end with all in it."""
-        path = self._folder / secrets.token_hex(8)
+        path = self._mine / secrets.token_hex(8)
         with named(path, "creating folder"):
             path.mkdir(parents=True)
         try:
@@ -124,10 +126,12 @@ class Stage:
         return found
 
     def clear(self) -> None:
-        """Delete what an earlier life left, but for notes of what was under way."""
+        """Delete what processes that are gone left, but for notes of what was under way."""
+        import psutil
+
         if self._folder.is_dir():
             for path in self._folder.iterdir():
-                if path.is_dir():
+                if path.is_dir() and not (path.name.isdecimal() and psutil.pid_exists(int(path.name))):
                     shutil.rmtree(path, ignore_errors=True)
 
 

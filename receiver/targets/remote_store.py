@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from receiver.settings import TargetSettings
 from receiver.targets.contract import MARKER
@@ -31,6 +32,7 @@ from receiver.timetable import Timetable
 from tape.clock import SYSTEM, Clock
 from tape.errors import DiskError, DiskFull, HometapeError, NotFound, TargetAbsent, TargetError
 
+T = TypeVar("T")
 _ABSENT = (DIRECTORY_NOT_FOUND, FILE_NOT_FOUND)
 _MARKER_BYTES = 64 * 2**10
 
@@ -272,9 +274,9 @@ class RemoteStore:
         return self._kind.secrets if self._kind is not None else ()
 
 
-def iterate(blocks: Iterator[bytes], close: Callable[[], None]) -> Iterator[bytes]:
-    """Blocks, and a call at their end or when nobody wants more."""
+def iterate(items: Iterator[T], close: Callable[[], None]) -> Iterator[T]:
+    """Items, and a call at their end or when nobody wants more."""
     try:
-        yield from blocks
+        yield from items
     finally:
         close()

@@ -19,6 +19,7 @@ from tape.clock import ManualClock
 from tape.digest import xxh3
 from tape.errors import AlreadyThere, DigestMismatch, DiskError, HometapeError, NameRefused, NotFound
 from tests.support.parcels import parcel, segment_path
+from tests.support.rclone_servers import Remotes, remote_target
 
 
 def directory_target(tmp_path: Path) -> Target:
@@ -53,9 +54,24 @@ KINDS: list[Callable[[Path], Target]] = [
 ]
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__.removesuffix("_target"))
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    """A fresh, ready target of each kind."""
+REMOTES = ("local", "s3", "crypt", "webdav", "sftp", "smb")
+
+
+@pytest.fixture(scope="module")
+def remotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remotes]:
+    """Real servers, each started when a test first asks for one of its kind."""
+    made = Remotes(tmp_path_factory.mktemp("remotes"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(
+    params=[*KINDS, *REMOTES], ids=lambda kind: kind if isinstance(kind, str) else kind.__name__.removesuffix("_target")
+)
+def target(request: pytest.FixtureRequest, tmp_path: Path, remotes: Remotes) -> Target:
+    """A fresh, ready target of each kind, and a remote on each kind of server."""
+    if isinstance(request.param, str):
+        return remote_target(remotes.place(request.param), remotes.config, tmp_path / "state")
     made: Target = request.param(tmp_path)
     return made
 
