@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from receiver import catalog_spans
-from receiver.catalog_tables import WANTED
+from receiver.catalog_tables import NO_ENDS, WANTED, ends_id, ends_with
 from tape.inventory import BLOCK_BITS, entry_hash
 
 Entry = tuple[int, bytes, int]  # seq, digest, size
@@ -15,11 +15,13 @@ def add(base: sqlite3.Connection, epoch: int, entries: Iterable[Entry], now: int
     """Count new segments of an epoch."""
     count = xor = 0
     for number, group in groupby(sorted(entries), key=lambda entry: entry[0] >> BLOCK_BITS):
-        segments = size = node = 0
-        for seq, digest, length in group:
-            segments += 1
-            size += length
+        some = list(group)
+        segments = len(some)
+        size = sum(length for _, _, length in some)
+        node = 0
+        for seq, digest, _ in some:
             node ^= entry_hash(seq, digest)
+        _add_ends(base, ends_id(epoch, number), some)
         base.execute(
             "INSERT INTO block VALUES (?1,?2,?3,?4,?5,?3,?6) ON CONFLICT DO UPDATE SET segments=segments+?3,"
             " bytes=bytes+?4, first_committed=min(first_committed,?5), there=there+?3, node=?6",
@@ -28,6 +30,12 @@ def add(base: sqlite3.Connection, epoch: int, entries: Iterable[Entry], now: int
         count += segments
         xor ^= node
     _change_epoch(base, epoch, count, xor)
+
+
+def _add_ends(base: sqlite3.Connection, number: int, some: Iterable[Entry]) -> None:
+    row = base.execute("SELECT ends FROM block_ends WHERE id=?", (number,)).fetchone()
+    ends = ends_with(NO_ENDS if row is None else row[0], ((seq, length) for seq, _, length in some))
+    base.execute("INSERT OR REPLACE INTO block_ends VALUES (?,?)", (number, ends))
 
 
 def want(base: sqlite3.Connection, epoch: int, seq: int) -> None:

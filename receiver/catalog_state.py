@@ -4,15 +4,18 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from receiver import catalog_spans, gaps
 from receiver.catalog_tables import ATTESTED, COPIES, HELD, WANTED
 from receiver.placement import Rule, Where, satisfying
 from receiver.standing import Lack, Looked
-from tape.inventory import BLOCK_BITS
+from tape.inventory import BLOCK, BLOCK_BITS
 from tape.receipt import EpochReceipt, Ranges
 
 _LOOKED = "looked"
+_NEVER = 2**63 - 1
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,38 +95,88 @@ def _layers(spans: Mapping[int, Ranges], names: Mapping[int, str]) -> dict[str, 
     return {names[kind - COPIES]: ranges for kind, ranges in spans.items() if kind >= COPIES}
 
 
+def part_sums(base: sqlite3.Connection, epoch: int, parts: Mapping[Key, Ranges]) -> dict[Key, Sums]:
+    """The sums over each of the parts that an epoch's held segments fall into. Costs by ranges and whole blocks.
+
+    The part with the most ranges is what is left of the epoch.
+    """
+    if not parts:
+        return {}
+    *others, largest = sorted(parts, key=lambda key: len(parts[key]))
+    found = {key: range_sums(base, epoch, parts[key]) for key in others}
+    size = base.execute("SELECT total(bytes) FROM block WHERE epoch=?", (epoch,)).fetchone()[0]
+    rest = int(size) - sum(sums.bytes for sums in found.values())
+    whole, edges = _cut(parts[largest])
+    oldest = _oldest(base, epoch, edges, _whole(base, epoch, whole)[1])
+    return {**found, largest: Sums(gaps.count(parts[largest]), rest, oldest)}
+
+
 def range_sums(base: sqlite3.Connection, epoch: int, ranges: Ranges) -> Sums:
-    """The sums over the held segments of an epoch in these ranges: whole blocks where they fit, rows at the edges."""
-    blocks: list[tuple[int, int]] = []
+    """The sums over ranges of an epoch's held segments. Every number in them must be held."""
+    whole, edges = _cut(ranges)
+    size, oldest = _whole(base, epoch, whole)
+    return Sums(gaps.count(ranges), size + _edge_bytes(base, epoch, edges), _oldest(base, epoch, edges, oldest))
+
+
+def _cut(ranges: Ranges) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Ranges as the blocks that lie wholly in them, by number, and what lies at the edges, each within one block."""
+    whole: list[tuple[int, int]] = []
     edges: list[tuple[int, int]] = []
     for first, last in ranges:
-        low, high = -(-first >> BLOCK_BITS), (last + 1 >> BLOCK_BITS) - 1
-        if low > high:
+        low, high = first >> BLOCK_BITS, last >> BLOCK_BITS
+        if low == high:
+            starts_block = ends_block = last - first == BLOCK - 1
+        else:
+            starts_block, ends_block = first % BLOCK == 0, last % BLOCK == BLOCK - 1
+            if not starts_block:
+                edges.append((first, (low + 1 << BLOCK_BITS) - 1))
+            if not ends_block:
+                edges.append((high << BLOCK_BITS, last))
+        if low == high and not starts_block:
             edges.append((first, last))
-            continue
-        blocks.append((low, high))
-        if first < low << BLOCK_BITS:
-            edges.append((first, (low << BLOCK_BITS) - 1))
-        if last >= high + 1 << BLOCK_BITS:
-            edges.append((high + 1 << BLOCK_BITS, last))
-    return _sums(base, _BLOCK_SUMS, epoch, blocks) + _sums(base, _ROW_SUMS, epoch, edges)
+        elif low + (not starts_block) <= high - (not ends_block):
+            whole.append((low + (not starts_block), high - (not ends_block)))
+    return whole, edges
 
 
-_BLOCK_SUMS = (
-    "SELECT total(b.segments), total(b.bytes), min(b.first_committed) FROM json_each(?1) r CROSS JOIN block b"
+_WHOLE = (
+    "SELECT total(b.bytes), min(b.first_committed) FROM json_each(?1) r CROSS JOIN block b"
     " ON b.epoch=?2 AND b.number BETWEEN r.value->>0 AND r.value->>1"
 )
-_ROW_SUMS = (
-    "SELECT count(s.id), total(s.size), min(s.committed) FROM json_each(?1) r CROSS JOIN segment s"
-    " ON s.epoch=?2 AND s.seq BETWEEN r.value->>0 AND r.value->>1"
+_ENDS = (
+    "SELECT r.value->>0, r.value->>1, z.ends FROM json_each(?1) r CROSS JOIN block_ends z"
+    " ON z.id = (?2<<32) | ((r.value->>0)>>?3)"
+)
+# Rows are read only of edges whose block holds anything older than what is known.
+_OLDER = (
+    "SELECT min(s.committed) FROM json_each(?1) r CROSS JOIN block b ON b.epoch=?2"
+    " AND b.number=(r.value->>0)>>?3 AND b.first_committed<?4"
+    " CROSS JOIN segment s ON s.epoch=?2 AND s.seq BETWEEN r.value->>0 AND r.value->>1"
 )
 
 
-def _sums(base: sqlite3.Connection, query: str, epoch: int, ranges: list[tuple[int, int]]) -> Sums:
-    if not ranges:
-        return Sums()
-    segments, size, oldest = base.execute(query, (json.dumps(ranges), epoch)).fetchone()
-    return Sums(int(segments), int(size), oldest)
+def _whole(base: sqlite3.Connection, epoch: int, blocks: list[tuple[int, int]]) -> tuple[int, int | None]:
+    """Bytes and oldest commit of runs of whole blocks."""
+    size, oldest = base.execute(_WHOLE, (json.dumps(blocks), epoch)).fetchone()
+    return int(size), oldest
+
+
+def _edge_bytes(base: sqlite3.Connection, epoch: int, edges: list[tuple[int, int]]) -> int:
+    total = 0
+    for first, last, ends in base.execute(_ENDS, (json.dumps(edges), epoch, BLOCK_BITS)):
+        low, high = first % BLOCK * 8, last % BLOCK * 8
+        total += int.from_bytes(ends[high : high + 8], "little") - int.from_bytes(ends[max(0, low - 8) : low], "little")
+    return total
+
+
+def _oldest(base: sqlite3.Connection, epoch: int, edges: list[tuple[int, int]], known: int | None) -> int | None:
+    """The oldest commit of edges and of what is known already. The first edge is the likeliest."""
+    for some in (edges[:1], edges[1:]):
+        than = _NEVER if known is None else known
+        older = base.execute(_OLDER, (json.dumps(some), epoch, BLOCK_BITS, than)).fetchone()[0]
+        if older is not None and (known is None or older < known):
+            known = older
+    return known
 
 
 def growth(base: sqlite3.Connection, *, today: int, days: int = 30) -> float | None:

@@ -10,15 +10,19 @@ Format 2 added `block` and the node of an epoch (sums over 256 numbers each, and
 """
 
 import sqlite3
-from collections.abc import Iterator
-from itertools import groupby
+import struct
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, groupby
 
-from tape.inventory import BLOCK_BITS, entry_hash
+from tape.inventory import BLOCK, BLOCK_BITS, entry_hash
 
 FORMAT = 2
 # `span.kind`: what a range of numbers means. Owned by an epoch (numbers are seq): HELD, ATTESTED, WANTED, and
 # COPIES + target id. Owned by minus a target id (numbers are segment ids): IDS.
 HELD, ATTESTED, WANTED, IDS, COPIES = 0, 1, 2, 3, 16
+
+_ENDS = struct.Struct(f"<{BLOCK}Q")
+NO_ENDS = bytes(_ENDS.size)
 
 _TABLES_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -85,8 +89,10 @@ CREATE TABLE open_folder (path TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 """
 
 # `block.number` is seq >> 8. `segments`, `bytes` and `first_committed` are over all its segments, `there` and
-# `node` (as the inventory's) over those that are not WANTED; the same in `epoch`. `stream_day.day`: the segment's.
-# `gone`: ids of targets that count no more, while their copies are being deleted. `standing`: see receiver.standing.
+# `node` (as the inventory's) over those that are not WANTED; the same in `epoch`. `block_ends`, by epoch << 32 | number:
+# for each of the 256 numbers, as 8 bytes little-endian, the bytes of the block's segments up to it.
+# `stream_day.day`: the segment's. `gone`: ids of targets that count no more, while their copies are being deleted.
+# `standing`: see receiver.standing.
 _TABLES_2 = """
 ALTER TABLE target ADD COLUMN instance TEXT NOT NULL DEFAULT '';
 ALTER TABLE target ADD COLUMN seen INTEGER;
@@ -97,6 +103,7 @@ CREATE TABLE block (
   bytes INTEGER NOT NULL, first_committed INTEGER NOT NULL, there INTEGER NOT NULL, node BLOB NOT NULL,
   PRIMARY KEY (epoch, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE block_ends (id INTEGER PRIMARY KEY, ends BLOB NOT NULL) STRICT;
 CREATE TABLE stream_day (
   day INTEGER NOT NULL, stream INTEGER NOT NULL REFERENCES stream, segments INTEGER NOT NULL,
   rows INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, stream)
@@ -131,6 +138,7 @@ def fill(base: sqlite3.Connection) -> None:
         "INSERT INTO stream_day SELECT day, stream, count(*), sum(rows), sum(size) FROM segment GROUP BY stream, day"
     )
     base.executemany("INSERT INTO block VALUES (?,?,?,?,?,?,?)", _blocks(base))
+    base.executemany("INSERT INTO block_ends VALUES (?,?)", _ends(base))
     base.executemany("UPDATE epoch SET there=?, node=? WHERE id=?", list(_epochs(base)))
 
 
@@ -156,6 +164,25 @@ def _blocks(base: sqlite3.Connection) -> Iterator[_Block]:
                 node ^= entry_hash(seq, digest)
         assert first_committed is not None
         yield epoch, number, segments, size, first_committed, there, node.to_bytes(16, "big")
+
+
+def ends_id(epoch: int, number: int) -> int:
+    """The id of a block's row in `block_ends`."""
+    return epoch << 32 | number
+
+
+def ends_with(ends: bytes, sizes: Iterable[tuple[int, int]]) -> bytes:
+    """What `block_ends.ends` becomes when segments, given as (seq, bytes), join the block."""
+    added = [0] * BLOCK
+    for seq, size in sizes:
+        added[seq % BLOCK] += size
+    return _ENDS.pack(*(end + more for end, more in zip(_ENDS.unpack(ends), accumulate(added), strict=True)))
+
+
+def _ends(base: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
+    rows = base.execute("SELECT epoch, seq, size FROM segment ORDER BY epoch, seq")
+    for (epoch, number), group in groupby(rows, key=lambda row: (row[0], row[1] >> BLOCK_BITS)):
+        yield ends_id(epoch, number), ends_with(NO_ENDS, ((seq, size) for _, seq, size in group))
 
 
 def _epochs(base: sqlite3.Connection) -> Iterator[tuple[int, bytes, int]]:

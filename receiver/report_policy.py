@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver import gaps
-from receiver.catalog_state import Sums, coverage, range_sums
+from receiver.catalog_state import Sums, coverage, part_sums
 from receiver.placement import Rule, Standing, Where, judge, sweep, unsatisfiable
 from receiver.policy import Rules, StreamRule
 from receiver.report_words import CRITICAL, OK, WARNING, Reason, age, duration, plural, size
@@ -123,14 +123,15 @@ def survey(base: sqlite3.Connection, rules: Rules, configured: Collection[str]) 
         if last != (one.agent, one.stream):
             streams[match] += 1
             last = (one.agent, one.stream)
-        lost += range_sums(base, one.epoch, one.wanted)
-        ranges: dict[frozenset[str], list[tuple[int, int]]] = {}
+        ranges: dict[frozenset[str] | None, list[tuple[int, int]]] = {None: list(one.wanted)} if one.wanted else {}
         layers = {name: layer for name, layer in one.layers.items() if name in everywhere}
         for first, end, names in sweep(gaps.subtract(one.held, one.wanted), layers):
             ranges.setdefault(names, []).append((first, end))
-        for names, some in ranges.items():
-            found = range_sums(base, one.epoch, tuple(some))
-            sums[match, names] = sums.get((match, names), Sums()) + found
+        for where, found in part_sums(base, one.epoch, {key: tuple(some) for key, some in ranges.items()}).items():
+            if where is None:
+                lost += found
+            else:
+                sums[match, where] = sums.get((match, where), Sums()) + found
     return Survey(tuple(Part(*key, value) for key, value in sums.items()), lost, streams)
 
 

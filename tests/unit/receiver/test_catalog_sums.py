@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from receiver.catalog import Catalog
 from receiver.catalog_inventory import CatalogTree
-from receiver.catalog_state import coverage, growth, range_sums
+from receiver.catalog_state import Sums, coverage, growth, part_sums, range_sums
 from receiver.catalog_tables import WANTED
 from receiver.model import Copy, Held
 from tape.clock import ManualClock
@@ -74,7 +75,11 @@ def assert_sums_hold(base: sqlite3.Connection) -> None:
         ).fetchone()
         plain = (len(items), sum(i[1] for i in items), min(i[2] for i in items))
         assert row == (*plain, node.count, node.xor.to_bytes(16, "big"))
-    assert base.execute("SELECT count(*) FROM block").fetchone()[0] == len(blocks)
+        (ends,) = base.execute("SELECT ends FROM block_ends WHERE id=?", (epoch << 32 | number,)).fetchone()
+        for place, (end,) in enumerate(struct.iter_unpack("<Q", ends)):
+            assert end == sum(size for seq, size, _, _ in items if seq % 256 <= place)
+    for table in ("block", "block_ends"):
+        assert base.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == len(blocks)  # noqa: S608 - a name above
     for epoch, found in nodes.items():
         whole = combined(found)
         row = base.execute("SELECT there, node FROM epoch WHERE id=?", (epoch,)).fetchone()
@@ -161,7 +166,7 @@ def test_a_walk_over_the_catalog_finds_what_it_lacks(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sums_of_ranges_equal_adding_up(tmp_path: Path, seed: int) -> None:
-    """Any ranges, over blocks and their edges: segments, bytes and oldest commit are those of their rows."""
+    """Any parts, over blocks and their edges: segments, bytes and oldest commit are those of their rows."""
     draw = random.Random(seed)
     clock = ManualClock()
     made = Maker(real=False).many(1100)
@@ -175,13 +180,20 @@ def test_sums_of_ranges_equal_adding_up(tmp_path: Path, seed: int) -> None:
         (part,) = catalog.ask(lambda base: list(coverage(base)))
         assert part.held == ((0, 299), (320, 1099))
         for _ in range(200):
-            cuts = sorted(draw.sample([*range(1100), 255, 256, 511, 512], draw.randrange(0, 12)))
-            numbers = {n for low, high in zip(cuts[::2], cuts[1::2], strict=False) for n in range(low, high + 1)}
-            ranges = to_ranges(sorted(numbers))
-            sums = catalog.ask(partial(range_sums, epoch=part.epoch, ranges=ranges))
-            rows = [held[n] for n in numbers if n in held]
-            oldest = min((row.committed_ns for row in rows), default=None)
-            assert (sums.segments, sums.bytes, sums.oldest_ns) == (len(rows), sum(r.size for r in rows), oldest)
+            cuts = sorted(draw.sample([*range(1100), 255, 256, 511, 512, 767, 768], draw.randrange(0, 12)))
+            parts: dict[int, set[int]] = {}
+            for number in held:
+                parts.setdefault(sum(cut <= number for cut in cuts) % draw.choice((2, 3)), set()).add(number)
+            ranges = {key: to_ranges(sorted(numbers)) for key, numbers in parts.items()}
+            found = catalog.ask(partial(part_sums, epoch=part.epoch, parts=ranges))
+            assert found.keys() == parts.keys()
+            for key, numbers in parts.items():
+                rows = [held[number] for number in numbers]
+                wanted = Sums(len(rows), sum(r.size for r in rows), min(r.committed_ns for r in rows))
+                assert found[key] == wanted
+                assert catalog.ask(partial(range_sums, epoch=part.epoch, ranges=ranges[key])) == wanted
+        assert catalog.ask(partial(range_sums, epoch=part.epoch, ranges=())) == Sums()
+        assert catalog.ask(partial(part_sums, epoch=part.epoch, parts={})) == {}
 
 
 def test_coverage_says_where_each_epoch_lies(catalog: Catalog) -> None:
@@ -230,7 +242,7 @@ def test_a_catalog_of_format_1_is_brought_up_to_date(tmp_path: Path) -> None:
         before = catalog.ask(_contents)
     base = sqlite3.connect(tmp_path / "catalog.db")
     base.executescript(
-        "DROP TABLE block; DROP TABLE stream_day; DROP TABLE gone; DROP TABLE standing;"
+        "DROP TABLE block; DROP TABLE block_ends; DROP TABLE stream_day; DROP TABLE gone; DROP TABLE standing;"
         "ALTER TABLE target DROP COLUMN instance; ALTER TABLE target DROP COLUMN seen;"
         "ALTER TABLE epoch DROP COLUMN there; ALTER TABLE epoch DROP COLUMN node; PRAGMA user_version=1;"
     )
