@@ -89,7 +89,7 @@ CREATE TABLE open_folder (path TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 """
 
 # `block.number` is seq >> 8. `segments`, `bytes` and `first_committed` are over all its segments, `there` and
-# `node` (as the inventory's) over those that are not WANTED; the same in `epoch`. `block_ends`, by epoch << 32 | number:
+# `node` (as the inventory's) over those not WANTED; the same in `epoch`. `block_ends`, by epoch << 32 | number:
 # for each of the 256 numbers, as 8 bytes little-endian, the bytes of the block's segments up to it.
 # `stream_day.day`: the segment's. `gone`: ids of targets that count no more, while their copies are being deleted.
 # `standing`: see receiver.standing.
