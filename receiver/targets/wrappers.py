@@ -1,7 +1,7 @@
 """Wrappers around a target: trying again, and how many calls at a time. See `opening` for how they are put together."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,6 +106,10 @@ class Retrying(Wrapper):
         """See the contract."""
         self._again(lambda: self.inner.note_sums(sums))
 
+    def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
+        """See the contract."""
+        self._again(lambda: self.inner.mend_sums(folder, right))
+
     def settle(self) -> None:
         """See the contract."""
         self._again(self.inner.settle)
@@ -184,6 +188,11 @@ class Narrow(Wrapper):
         """See the contract."""
         with self._places:
             self.inner.note_sums(sums)
+
+    def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
+        """See the contract."""
+        with self._places:
+            self.inner.mend_sums(folder, right)
 
     def settle(self) -> None:
         """See the contract."""

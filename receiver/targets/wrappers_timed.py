@@ -5,7 +5,7 @@ one hangs, further calls fail at once, so that there are never more of them than
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +104,10 @@ class Timed(Wrapper):
     def sums(self, folder: str) -> dict[str, str]:
         """See the contract."""
         return self._step(lambda _: self.inner.sums(folder))
+
+    def mend_sums(self, folder: str, right: Mapping[str, str]) -> None:
+        """See the contract."""
+        self._step(lambda _: self.inner.mend_sums(folder, right))
 
     def free(self) -> int | None:
         """See the contract."""

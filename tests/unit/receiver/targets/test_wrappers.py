@@ -402,6 +402,13 @@ def test_settings_decide_what_is_around_a_target() -> None:
     assert layers(pacing, **remote, bandwidth="1 MiB") == ["Retrying", "Narrow"]
 
 
+@pytest.mark.parametrize("kind", [Wrapper, Timed])
+def test_no_call_slips_past_a_wrapper(kind: type[Wrapper]) -> None:
+    """Whatever a target can be asked goes on to the inner one, and all of it is timed, `local` excepted: it only names."""
+    asked = {name for name, what in vars(Target).items() if callable(what) and not name.startswith("_")}
+    assert asked - set(vars(kind)) - {"put"} == (set() if kind is Wrapper else {"local"})
+
+
 def test_threads_are_started_only_when_all_are_busy() -> None:
     """One call after the other needs one thread; calls at once get one each, up to the limit."""
     hands = Hands("test", 3)
