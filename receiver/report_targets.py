@@ -1,17 +1,20 @@
 """The targets in figures: what is there, how far each is behind and why, when it will be level, and full."""
 
+import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from receiver.catalog import StreamTotals, TargetTotals
 from receiver.catalog_state import Sums
 from receiver.placement import Lag, why_behind
 from receiver.report_words import CRITICAL, WARNING, Reason, age, duration, plural, size
 from receiver.targets.contract import Condition, State, Target
+from tape.clock import SYSTEM
 from tape.errors import HometapeError
 
+T = TypeVar("T")
 REMOVABLE, REMOTE = "removable", "remote"
 FROM_SERVICE = (REMOVABLE, REMOTE)  # of these the running service knows more than a look: ejected, refused, its quota
 FULL_SOON_DAYS = 7.0
@@ -92,27 +95,41 @@ class TargetReport:
         return self.condition == Condition.ABSENT.value
 
 
-def probe(targets: Sequence[Target], *, within: float) -> dict[str, Seen]:
-    """State and free bytes of each target; one that does not answer in time (seconds) is absent, and said to hang."""
-    hanging = Seen(State(Condition.ABSENT, f"has not answered for {within:g} s", "is its disk or share hanging?"))
-    found = {target.id: hanging for target in targets}
+def ask_all(targets: Sequence[Target], question: Callable[[Target], T], *, within: float) -> dict[str, T]:
+    """The answer of each target, asked side by side; those that do not answer in time (seconds) are left out."""
+    found: dict[str, T] = {}
 
     def ask(target: Target) -> None:
-        state = target.state()
-        free = None
-        if state.readable:
-            try:
-                free = target.free()
-            except HometapeError:
-                free = None
-        found[target.id] = Seen(state, free)
+        found[target.id] = question(target)
 
     threads = [threading.Thread(target=ask, args=(target,), daemon=True) for target in targets]
     for thread in threads:
         thread.start()
+    until = SYSTEM.monotonic() + within
     for thread in threads:
-        thread.join(within)
+        thread.join(max(0.0, until - SYSTEM.monotonic()))
     return dict(found)
+
+
+def hanging(within: float) -> State:
+    """The state of a target that has not answered in time."""
+    return State(Condition.ABSENT, f"has not answered for {within:g} s", "is its disk, share or network hanging?")
+
+
+def probe(targets: Sequence[Target], *, within: float) -> dict[str, Seen]:
+    """State and free bytes of each target; one that does not answer in time (seconds) is absent, and said to hang."""
+    found = ask_all(targets, look_at, within=within)
+    return {target.id: found.get(target.id) or Seen(hanging(within)) for target in targets}
+
+
+def look_at(target: Target) -> Seen:
+    """State and free bytes as the target itself tells them."""
+    state = target.state()
+    free = None
+    if state.readable:
+        with contextlib.suppress(HometapeError):
+            free = target.free()
+    return Seen(state, free)
 
 
 def seen_by_service(lane: Mapping[str, Any]) -> Seen:

@@ -34,10 +34,10 @@ def test_a_target_added_to_the_file_is_filled(side: HomeSide) -> None:
     pid = side.service.pid
     add_target(side, "attic")
     side.deliver(3)
-    wait_until(lambda: side.files("attic") == 8, within=40, what="the new target to be filled")
+    side.wait_copied("attic", 8)
     side.deliver(2)
     side.wait_receipt(held=10, safe=10)
-    wait_until(lambda: side.files("attic") == 10, within=40, what="the new target to follow")
+    side.wait_copied("attic", 10)
     facts = side.status()
     assert [target["id"] for target in facts["targets"]] == ["home", "nas", "attic"]
     assert (side.service.running, side.service.pid) == (True, pid)
@@ -47,7 +47,7 @@ def test_a_target_added_to_the_file_is_filled(side: HomeSide) -> None:
 def test_a_tighter_policy_shrinks_what_is_safe(side: HomeSide) -> None:
     """Three copies wanted, two there: the next receipt takes `safe` back; the third target brings it again."""
     add_target(side, "attic")
-    wait_until(lambda: side.files("attic") == 5, within=40, what="the new target to be filled")
+    side.wait_copied("attic", 5)
     (side.folder / "attic" / ".hometape-target").rename(side.folder / "marker")
     side.edit("copies = 2", "copies = 3\nrelease_after = 3")
     side.deliver(1)
@@ -69,7 +69,7 @@ def test_a_broken_file_changes_nothing(side: HomeSide) -> None:
     wait_until(lambda: side.service is not None and side.service.err().count("can't be used") == 2, within=20)
     side.toml.write_text(good, encoding="utf-8")
     add_target(side, "attic")
-    wait_until(lambda: side.files("attic") == 7, within=40, what="the new target to be filled")
+    side.wait_copied("attic", 7)
     assert side.service.err().count("can't be used") == 2
 
 
@@ -79,7 +79,7 @@ def test_what_can_not_be_followed_waits_for_a_restart(side: HomeSide) -> None:
     side.edit('#name = "home"', 'name = "house"')
     add_target(side, "attic")
     side.service.wait_for("restart to use it")
-    wait_until(lambda: side.files("attic") == 5, within=40, what="the new target to be filled")
+    side.wait_copied("attic", 5)
     wait_until(lambda: "after a restart: name" in told(side), within=10, every=0.5, what="status to tell of it")
 
 
@@ -90,7 +90,7 @@ def told(side: HomeSide) -> str:
 def test_a_target_taken_out_counts_no_more(side: HomeSide) -> None:
     """Without its entry a target's copies don't count: what it alone made safe is not safe any more."""
     add_target(side, "attic")
-    wait_until(lambda: side.files("attic") == 5, within=40, what="the new target to be filled")
+    side.wait_copied("attic", 5)
     (side.folder / "attic" / ".hometape-target").unlink()
     text = side.toml.read_text(encoding="utf-8")
     start = text.index('id = "nas"')

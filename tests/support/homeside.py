@@ -85,6 +85,14 @@ class HomeSide:
         """How many segments lie in a target's folder."""
         return len(list((self.folder / target).glob("box/**/*.parquet")))
 
+    def copied(self, target: str) -> int:
+        """How many verified copies status counts at a target; 0 if it does not know it."""
+        return sum(one["segments"] for one in self.status()["targets"] if one["id"] == target)
+
+    def wait_copied(self, target: str, count: int) -> None:
+        """Wait until so many verified copies are there."""
+        wait_until(lambda: self.copied(target) == count, within=40, every=0.3, what=f"{count} copies at {target}")
+
     def edit(self, old: str, new: str) -> None:
         """Change the configuration, as an editor does; `old` must be there once."""
         text = self.toml.read_text(encoding="utf-8")
