@@ -404,7 +404,7 @@ def test_settings_decide_what_is_around_a_target() -> None:
 
 @pytest.mark.parametrize("kind", [Wrapper, Timed])
 def test_no_call_slips_past_a_wrapper(kind: type[Wrapper]) -> None:
-    """Whatever a target can be asked goes on to the inner one, and all of it is timed, `local` excepted: it only names."""
+    """Whatever a target can be asked goes on to the inner one, and all is timed, `local` excepted: it only names."""
     asked = {name for name, what in vars(Target).items() if callable(what) and not name.startswith("_")}
     assert asked - set(vars(kind)) - {"put"} == (set() if kind is Wrapper else {"local"})
 

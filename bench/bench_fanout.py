@@ -1,0 +1,231 @@
+"""Fan-out: a home archive to three local targets, verified, beside three times `rclone copy` and `rclone check`.
+
+Ours is a whole process: interpreter, catalog, `Fanout.drain` over targets as settings make them; every copy is
+fsynced and read back from its medium, the home archive too. rclone neither fsyncs nor gets past the page cache. Both
+start from the same files in the same run. Then: resident memory while a target that is a million segments behind
+catches up, with home and target made of nothing, so that only the fan-out itself is measured.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from bench import catalogs
+from receiver.catalog import Catalog
+from receiver.fanout import Fanout
+from receiver.settings import TargetSettings
+from receiver.targets.contract import Parcel, Place, Proof, Target
+from receiver.targets.marker import prepare
+from receiver.targets.memory import MemoryTarget
+from receiver.targets.opening import open_target
+from tape.clock import SYSTEM
+from tape.errors import HometapeError
+from tape.log import configure
+from tests.support.segments import Maker, finish, put
+
+MIB = 2**20
+CASES = {"small": (2_000, 256 * 1024), "large": (20, 64 * MIB)}
+NAMES = ("one", "two", "three")
+
+
+# ----------------------------------------------------------------------------------------------- the rate
+
+
+def fill(folder: Path, count: int, size: int) -> None:
+    """A home archive of so many segments, and the catalog of it before anything was copied."""
+    rng = random.Random(size)
+    maker = Maker(real=False)
+    (folder / "state").mkdir(parents=True)
+    prepare(folder / "home", "home", clock=SYSTEM)
+    with Catalog.open(folder / "state", clock=SYSTEM) as catalog:
+        for _ in range(count):
+            made = finish(maker.make().footer, rng.randbytes(size))
+            maker.chain = made.chain
+            put(folder / "home", made)
+            catalog.record([made.new])
+    subprocess.run(["sync"], check=True)
+
+
+def entry(folder: Path, name: str) -> TargetSettings:
+    """The settings of a target in a folder."""
+    return TargetSettings(id=name, path=folder / name, home=name == "home", medium=name)
+
+
+def drain(folder: Path) -> int:
+    """What the measured process does; how many copies it made."""
+    targets = [open_target(entry(folder, name), folder / "state") for name in ("home", *NAMES)]
+    with Catalog.open(folder / "state", clock=SYSTEM) as catalog:
+        views = asyncio.run(Fanout(catalog, targets, clock=SYSTEM).drain())
+    assert not any(view.error for view in views), views
+    return sum(view.copied for view in views)
+
+
+def ours(folder: Path, count: int) -> tuple[float, float]:
+    """Seconds, and seconds of processor time, of one whole drain into fresh targets."""
+    state = folder / "state"
+    shutil.copytree(state, folder / "state-before", dirs_exist_ok=True)
+    for name in NAMES:
+        prepare(folder / name, name, clock=SYSTEM)
+    took = timed([sys.executable, "-m", "bench.bench_fanout", "--drain", str(folder)])
+    for name in NAMES:
+        assert sum(1 for _ in (folder / name).rglob("*.parquet")) == count
+    shutil.rmtree(state)
+    (folder / "state-before").rename(state)
+    for sums in (folder / "home").rglob("SHA256SUMS"):
+        sums.unlink()
+    clear(folder)
+    return took
+
+
+def theirs(folder: Path, check: Sequence[str]) -> tuple[float, float]:
+    """The same for rclone, one target after the other, as a script would."""
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert rclone is not None
+    seconds = processor = 0.0
+    for name in NAMES:
+        road = [str(folder / "home" / "box"), str(folder / name / "box"), "--config", os.devnull]
+        for words in (["copy"], check):
+            one = timed([rclone, *words, *road])
+            seconds, processor = seconds + one[0], processor + one[1]
+    clear(folder)
+    return seconds, processor
+
+
+def clear(folder: Path) -> None:
+    """Targets gone, nothing left to write: the next run starts level."""
+    for name in NAMES:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    subprocess.run(["sync"], check=True)
+
+
+def timed(argv: Sequence[str]) -> tuple[float, float]:
+    """Run a program: seconds, and seconds of processor time with all it started."""
+    before, began = psutil.Process().cpu_times(), time.monotonic()
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    took, after = time.monotonic() - began, psutil.Process().cpu_times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return took, used
+
+
+def compare(name: str, folder: Path, count: int, size: int, rounds: int, check: Sequence[str]) -> dict[str, object]:
+    """Medians of so many rounds, ours and theirs in turn."""
+    fill(folder, count, size)
+    mine: list[tuple[float, float]] = []
+    other: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        mine.append(ours(folder, count))
+        other.append(theirs(folder, check))
+    found: dict[str, object] = {"files": count, "bytes": count * size, "rounds": rounds, "check": " ".join(check)}
+    for who, runs in (("ours", mine), ("rclone", other)):
+        found[f"{who}_s"] = round(statistics.median(run[0] for run in runs), 2)
+        found[f"{who}_cpu_s"] = round(statistics.median(run[1] for run in runs), 2)
+    found["ratio"] = round(statistics.median(theirs[0] / ours[0] for ours, theirs in zip(mine, other, strict=True)), 2)
+    found["cpu_ratio"] = round(statistics.median(t[1] / o[1] for o, t in zip(mine, other, strict=True)), 2)
+    rate = count * size * len(NAMES) / MIB / float(str(found["ours_s"]))
+    print(
+        f"{name:<6} {count:>6} x {size // 1024:>6} KiB  ours {found['ours_s']:>7} s ({rate:.0f} MiB/s)  "
+        f"rclone {found['rclone_s']:>7} s  ratio {found['ratio']}  cpu {found['ours_cpu_s']} s : "
+        f"{found['rclone_cpu_s']} s",
+        flush=True,
+    )
+    return found
+
+
+# --------------------------------------------------------------------------------------------- the memory
+
+
+class Nowhere(MemoryTarget):
+    """Takes any segment and keeps nothing; gives as many bytes as one has, and proves what its name says."""
+
+    stored = 0
+
+    def put_many(self, parcels: Sequence[Parcel]) -> list[HometapeError | None]:
+        """Take the bytes of each."""
+        for parcel in parcels:
+            for _ in parcel.read():
+                pass
+        self.stored += len(parcels)
+        return [None] * len(parcels)
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """A kilobyte."""
+        del path
+        return iter([bytes(1000)])
+
+    def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof]:
+        return [
+            Proof(one.size, one.digest, one.sha256 or hashlib.sha256(one.path.encode()).hexdigest()) for one in parcels
+        ]
+
+    def note_sums(self, sums: Sequence[tuple[str, str]]) -> None:
+        """They go nowhere either."""
+        del sums
+
+
+async def behind(folder: Path, total: int) -> list[float]:
+    """Peak resident MB over each tenth of catching up with so many segments."""
+    targets: list[Target] = [Nowhere(Place("home", home=True)), Nowhere(Place("far", medium="far"))]
+    far = targets[1]
+    assert isinstance(far, Nowhere)
+    process, peaks = psutil.Process(), [0.0] * 10
+    with Catalog.open(folder / "state", clock=SYSTEM) as catalog:
+        work = asyncio.create_task(Fanout(catalog, targets, clock=SYSTEM).drain())
+        while not work.done():
+            await asyncio.sleep(0.1)
+            part = min(9, far.stored * 10 // total)
+            peaks[part] = max(peaks[part], process.memory_info().rss / 1e6)
+        await work
+    assert far.stored >= total * 0.99
+    return [round(peak, 1) for peak in peaks]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[*CASES, "memory"], help="one part of it")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="part of the files, and of the million")
+    parser.add_argument("--folder", type=Path, help="where to work, /dev/shm to leave the disk out of it")
+    parser.add_argument("--download", action="store_true", help="`rclone check --download` instead of hashes")
+    parser.add_argument("--drain", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--behind", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(argv)
+    configure(level="error")
+    if given.drain:
+        drain(given.drain)
+        return 0
+    found: dict[str, object] = {}
+    check = ["check", "--download"] if given.download else ["check"]
+    for name, (count, size) in CASES.items():
+        if given.only in (None, name):
+            with tempfile.TemporaryDirectory(prefix="bench-fanout-", dir=given.folder) as scratch:
+                some = max(1, int(count * given.scale))
+                found[name] = compare(name, Path(scratch), some, size, given.rounds, check)
+    if given.only in (None, "memory"):
+        total = int(1_000_000 * given.scale)
+        with tempfile.TemporaryDirectory(prefix="bench-fanout-", dir=given.folder) as scratch:
+            catalogs.build(Path(scratch), total)
+            peaks = asyncio.run(behind(Path(scratch), total))
+        print("part   peak MB")
+        for number, peak in enumerate(peaks, 1):
+            print(f"{number:>4} {peak:>9.1f}")
+        found["memory"] = {"segments": total, "peaks_mb": peaks}
+    print(json.dumps({"fanout": found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
