@@ -1,0 +1,92 @@
+"""`tape-receiver status` of a real service: its page, its JSON, its exit codes, and what it shows again and again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver.targets.marker import prepare
+from tape.clock import SYSTEM
+from tests.support.homeside import HomeSide
+from tests.support.processes import Program, command
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[HomeSide]:
+    """A running home side with `home` and `nas`, and five segments that are safe."""
+    with HomeSide(tmp_path, words=("--set", "live_age=0 s")) as made:
+        made.start()
+        made.deliver(5)
+        made.wait_receipt(held=5, safe=5)
+        made.wait_copied("nas", 5)
+        yield made
+
+
+def test_the_page_and_the_codes(side: HomeSide) -> None:
+    """0 while all is well, 2 with a reason and a hint once the home archive is away, 1 when nothing runs."""
+    done = side.command("status")
+    assert "all is well" in done.out
+    assert "3-2-1: 5 of 5 segments satisfied" in done.out
+    home = side.folder / "home" / ".hometape-target"
+    home.rename(side.folder / "marker")
+    done = side.command("status", codes=(2,))
+    assert "critical" in done.out
+    assert "target home is absent" in done.out
+    assert "hint:" in done.out
+    (side.folder / "marker").rename(home)
+    assert side.service is not None
+    side.service.terminate()
+    assert "the service is not running" in side.command("status", codes=(1,)).out
+
+
+def test_json_carries_it_all(side: HomeSide) -> None:
+    """Policy with groups and rules, targets with their figures, streams with their rule."""
+    facts = side.status()
+    assert facts["exit_code"] == 0
+    assert facts["policy"]["satisfied"] == facts["policy"]["segments"] == 5
+    assert facts["policy"]["groups"] == []
+    (rule,) = facts["policy"]["rules"]
+    assert (rule["match"], rule["copies"], rule["release"]) == ("*", 2, "2 copies, one of them at home")
+    nas = facts["targets"][1]
+    assert (nas["kind"], nas["condition"], nas["segments"], nas["behind_segments"]) == ("directory", "ready", 5, 0)
+    assert nas["seen_age_s"] == 0
+    assert nas["free_bytes"] > 0
+    assert facts["streams"][0]["policy"] == "*"
+
+
+def test_watching_prints_one_page_after_another(side: HomeSide) -> None:
+    """Not a terminal: page after page; with --json a document a line, each whole; the pause alone is refused."""
+    base = [*command("tape-receiver"), "status", "--config", side.toml]
+    with Program([*base, "--watch", "0.3", "--json"]) as watching:
+        wait_until(lambda: watching.out().count("\n") >= 3, within=30, what="three documents")
+        side.deliver(1)
+        wait_until(
+            lambda: json.loads(watching.out().splitlines()[-2])["policy"]["satisfied"] == 6, within=30, every=0.3
+        )
+        for line in watching.out().splitlines()[:-1]:
+            assert json.loads(line)["receiver"] == "home"
+    with Program([*base, "--watch"]) as watching:
+        wait_until(lambda: watching.out().count("all is well") >= 2, within=30, what="two pages")
+    assert "--watch" in side.command("status", "5", codes=(64,)).err
+
+
+def test_a_replaced_target_counts_for_nothing_until_it_is_made_level_again(side: HomeSide) -> None:
+    """The folder is wiped and prepared again under the same id: what it held is not safe any more, then it is again."""
+    nas = side.folder / "nas"
+    assert side.service is not None
+    nas.rename(side.folder / "old")
+    side.service.wait_for('"state": "absent"')
+    prepare(nas, "nas", clock=SYSTEM)
+    side.service.wait_for("a target was replaced")
+    wait_until(lambda: side.copied("nas") == 5 and side.files("nas") == 5, within=60, every=0.5, what="it to be level")
+    side.wait_receipt(held=5, safe=5)
+
+
+def test_nothing_known_yet(tmp_path: Path) -> None:
+    """Before the service ever ran there is nothing to tell: exit 3."""
+    with HomeSide(tmp_path) as fresh:
+        assert "nothing is known yet" in fresh.command("status", codes=(3,)).err
