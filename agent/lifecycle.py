@@ -21,7 +21,7 @@ class SegmentEvent(StrEnum):
     ACKED = "upload acknowledged"
     HELD = "receipt: held"
     SAFE = "receipt: safe"
-    RESEND = "receipt: resend"
+    RESEND = "asked again"  # by a receipt, or by a resync that did not find it at home
     REFUSED = "refused"  # by the answer to an upload, or by a receipt
     FREED = "spool file deleted"
     MISSING = "spool file missing or changed"

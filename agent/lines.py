@@ -59,6 +59,10 @@ class Lines:
         """The connection with the least to do; None while there is none."""
         return min(self.up, key=lambda line: (line.lane.writing, line.uploads), default=None)
 
+    def calmest(self) -> Connection | None:
+        """The connection on which least is read; None while there is none."""
+        return min(self.up, key=lambda line: line.reading, default=None)
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run something that reads the spool where the spool is read."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)

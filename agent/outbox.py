@@ -17,6 +17,7 @@ from agent import outbox_rows as rows
 from agent.lifecycle import Said, SegmentEvent
 from agent.model import Event, KnownFile, Spooled, State
 from agent.outbox_events import EventTable
+from agent.outbox_inventory import OutboxInventory
 from agent.outbox_moves import Moves, move_of
 from agent.outbox_rows import NewSegment, StoredFile, StreamHead, StreamTotals
 from agent.outbox_start import recover
@@ -46,6 +47,7 @@ class Outbox:
         self.events_origin = self._events.origin
         self._moves = Moves(store, self.spool, self._events, clock=clock, disk=disk)
         self._lock = self._moves.lock
+        self.inventory = OutboxInventory(store, self._moves, self.epoch)
         recover(store, self._moves, self.spool, agent=agent, epoch=self.epoch, disk=disk)
 
     @classmethod
@@ -131,6 +133,11 @@ class Outbox:
                 " (SELECT 1 FROM segments s WHERE s.stream = t.id AND s.state <> 'released') ORDER BY name"
             )
             return [row["name"] for row in found]
+
+    def streams(self) -> list[str]:
+        """Every stream, by name."""
+        with self._store.reading() as db:
+            return [row["name"] for row in db.execute("SELECT name FROM streams ORDER BY name")]
 
     def last_receipt_ns(self, stream: str) -> int:
         """When the newest receipt applied to this stream was issued; -1 if there was none."""

@@ -30,6 +30,10 @@ class Moves:
     def __init__(self, store: Store, spool: Path, events: EventTable, *, clock: Clock, disk: Disk) -> None:
         self.lock = threading.RLock()
         self.sealed = (0, 0)
+        self.ever = (0, 0)
+        """Segments and bytes that were added since the start."""
+        self.watches: list[set[int]] = []
+        """Each takes the ids of segments whose state changes."""
         self.spooled_bytes = 0
         self._released = 0
         self._store = store
@@ -61,6 +65,7 @@ class Moves:
     def added(self, size: int) -> None:
         """A new sealed segment was committed."""
         self.spooled_bytes += size
+        self.ever = (self.ever[0] + 1, self.ever[1] + size)
         self.sealed = (self.sealed[0] + 1, self.sealed[1] + size)
 
     def mark(self, ids: Sequence[int], event: SegmentEvent, reason: str) -> None:
@@ -108,6 +113,8 @@ class Moves:
             kept = _compact(db, released)
         self._events.added(end, len(lost))
         self._released = kept
+        for watch in self.watches:
+            watch.update(one.id for one, _, _ in changed)
         self._account(changed)
 
     def _unlink(self, one: Spooled) -> bool:

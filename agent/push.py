@@ -136,6 +136,11 @@ class Push:
             found.last_error, found.last_error_ns = str(self._lines.error), self._lines.error_ns
         return found
 
+    @property
+    def lines(self) -> Lines:
+        """The connections it keeps up, for whoever has something to read there."""
+        return self._lines
+
     async def run(self) -> None:
         """Deliver until `stop` or cancelled. Raises StoreError or DiskError when the outbox can't go on."""
         self._runner = asyncio.current_task()
@@ -342,7 +347,7 @@ class Push:
 
     async def _fetch(self, stream: str, key: Ed25519PublicKey, turns: asyncio.Semaphore) -> None:
         async with turns:
-            line = self._lines.best()
+            line = self._lines.calmest()
             if line is None:
                 return
             try:

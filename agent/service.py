@@ -3,10 +3,14 @@
 import asyncio
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from agent import status
 from agent.collect import Collector
 from agent.outbox import Outbox
 from agent.push import Push
+from agent.resync_desk import Desk
+from agent.resync_turn import Turn
 from agent.settings import AgentSettings, SourceSettings
 from agent.sources.files import FileSource
 from tape.clock import Clock
@@ -62,6 +66,8 @@ class Service:
         collector = Collector(outbox, self._settings.seal, self._settings.spool, clock=self._clock, disk=self._disk)
         push = self._push(outbox, key) if self._send else None
         work = [collector.run(), self._report(outbox, collector, push), stop.wait()]
+        if push is not None:
+            work.append(self._turn(outbox, push).serve())
         if self._drain:
             work.append(self._drained(outbox, collector, stop))
         else:
@@ -81,15 +87,22 @@ class Service:
         status.write(self._settings.state, facts, disk=self._disk)
 
     def _push(self, outbox: Outbox, key: Path) -> Push:
-        text = self._settings.receiver.receipt_key
         return Push(
             outbox,
             self._settings.receiver,
             agent=self._settings.agent,
             key=key,
-            receipt_key=load_public(text) if text else None,
+            receipt_key=self._receipt_key(),
             clock=self._clock,
         )
+
+    def _turn(self, outbox: Outbox, push: Push) -> Turn:
+        desk = Desk(self._settings.state, clock=self._clock, disk=self._disk)
+        return Turn(desk, outbox, push, receipt_key=self._receipt_key(), clock=self._clock)
+
+    def _receipt_key(self) -> Ed25519PublicKey | None:
+        text = self._settings.receiver.receipt_key
+        return load_public(text) if text else None
 
     async def _end(self, tasks: set[asyncio.Task[None]], collector: Collector, push: Push | None) -> None:
         """Sources first, then what they fed, so that as much as possible is sealed and sent."""

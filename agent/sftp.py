@@ -63,6 +63,8 @@ class Connection:
         self.uploads = 0
         self.answered = 0
         """Bytes of uploads that the server has confirmed."""
+        self.reading = 0
+        """Small files that are read from it, or wait to be."""
         self._conn = conn
         self._base = settings.path.rstrip("/")
         self._stall = settings.stall_timeout
@@ -123,13 +125,17 @@ class Connection:
 
         As many at a time as the server lets a session have open; the others wait for their turn.
         """
-        async with self._reads:
-            session = min(self._sessions, key=lambda session: (session.reads, session.uploads))
-            session.reads += 1
-            try:
-                return await self._read(session.client, path, limit)
-            finally:
-                session.reads -= 1
+        self.reading += 1
+        try:
+            async with self._reads:
+                session = min(self._sessions, key=lambda session: (session.reads, session.uploads))
+                session.reads += 1
+                try:
+                    return await self._read(session.client, path, limit)
+                finally:
+                    session.reads -= 1
+        finally:
+            self.reading -= 1
 
     async def _read(self, client: Requests, path: str, limit: int) -> bytes | None:
         try:

@@ -2,7 +2,7 @@
 
 import typer
 
-from agent.cli import check, init, run, status, version
+from agent.cli import check, init, resync, run, status, version
 from agent.settings import AgentSettings
 from tape.annotate import epilogue
 from tape.console import run_app
@@ -19,6 +19,7 @@ app.command("init", help=init.HELP)(init.init)
 app.command("check", help=check.HELP)(check.check)
 app.command("run", help=run.HELP, epilog=epilogue(AgentSettings))(run.run)
 app.command("status", help=status.HELP)(status.status)
+app.command("resync", help=resync.HELP)(resync.resync)
 app.command("version", help=version.HELP)(version.version)
 
 
