@@ -221,7 +221,7 @@ class Export:
         self._wrote(name, plans[0] if len(plans) == 1 else None, out)
 
     def _write_original(self, plan: FilePlan, out: "_Counted") -> None:
-        for part in self._parts(plan):
+        for part in self._shelf.along(self._parts(plan), _segment_of):
             if isinstance(part, Hole):
                 continue
             with self._bearing():
@@ -233,7 +233,7 @@ class Export:
     def _write_rows(self, plans: list[FilePlan], out: "_Counted") -> None:
         sink, schema = self._sink(out)
         merged = self._merged(plans)
-        for held in self._in_order():
+        for held in self._shelf.along(self._in_order(), lambda held: held):
             assert held.footer is not None
             parts = [Part(held, *extent(held))]
             if held.footer.source.file_id in merged:
@@ -352,6 +352,10 @@ class _Counted:
 
     def close(self) -> None:
         """Whoever opened it closes it."""
+
+
+def _segment_of(item: Part | Hole) -> Held | None:
+    return item.held if isinstance(item, Part) else None
 
 
 def _write_all(out: BinaryIO, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Segments back to bytes and rows for an export: checked while they are read, cut to a window and to what is new."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -137,13 +138,11 @@ def _shared(one: Runs, other: Runs) -> Iterator[tuple[int, int]]:
 
 def _digest(shelf: Shelf, agent: str, stream: str, life: SourceFile, low: int, high: int) -> str:
     fast = new_xxh3()
-    for held in shelf.catalog.segments_of_file(agent, stream, life.file_id):
-        assert held.footer is not None
-        here = held.footer.source.start
-        if here >= high:
-            break
-        if held.footer.source.end <= low:
-            continue
+    within = itertools.takewhile(
+        lambda held: extent(held)[0] < high, shelf.catalog.segments_of_file(agent, stream, life.file_id)
+    )
+    for held in shelf.along((held for held in within if extent(held)[1] > low), lambda held: held):
+        here = extent(held)[0]
         for data in source_bytes(shelf, held):
             fast.update(data[max(0, low - here) : max(0, high - here)])
             here += len(data)

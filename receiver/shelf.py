@@ -7,11 +7,14 @@ Every segment's bytes are checked against the digest in its name before anybody 
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from receiver.catalog import Catalog, NewSegment
 from receiver.model import Held
+from receiver.shelf_ahead import Ahead, Place
 from receiver.targets.contract import Target
 from tape.clock import SYSTEM, Clock
 from tape.digest import digest_of
@@ -22,41 +25,67 @@ from tape.segment import read_footer
 
 _GROUP = 500
 _SUFFIX = ".parquet"
-Fetched = contextlib.AbstractContextManager[Path]
+T = TypeVar("T")
 
 
 class Shelf:
     """Segments by stream, and their bytes from the first place that has them whole. Close it after use."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        places: Sequence[Callable[[SegmentPath], Fetched]],
-        *,
-        damaged: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, catalog: Catalog, places: Sequence[Place], *, damaged: Sequence[str] = ()) -> None:
         self.catalog = catalog
         self.damaged = damaged  # files that are named as segments and can't be read, each with the reason
         self._places = places
+        self._ahead: list[Ahead] = []
 
     @contextlib.contextmanager
     def opened(self, held: Held) -> Iterator[Path]:
         """A file with the very bytes of a segment; raises ExportError that says what is wrong at each place."""
         problems = []
+        fetched = self._fetched(held)
+        if fetched is not None:
+            yield fetched
+            return
         for place in self._places:
-            with contextlib.ExitStack() as stack:
+            with tempfile.TemporaryDirectory(prefix="hometape-", ignore_cleanup_errors=True) as folder:
                 try:
-                    path = stack.enter_context(place(held.path))
-                    _check(path, held)
+                    found = place.fetch([held.path], Path(folder))[0]
+                    if isinstance(found, HometapeError):
+                        raise found
+                    _check(found, held)
                 except HometapeError as error:
                     problems.append(str(error))
                     continue
-                yield path
+                yield found
                 return
         raise ExportError(
             f"segment {held.path} can't be had: {'; '.join(problems)}",
             hint="export from another target with --from, or leave it out with --allow-gaps",
         )
+
+    def _fetched(self, held: Held) -> Path | None:
+        """What was fetched ahead, if it is whole; else each place is asked by itself."""
+        for ahead in self._ahead:
+            path = ahead.files.get(held.id)
+            if path is not None:
+                with contextlib.suppress(HometapeError):
+                    _check(path, held)
+                    return path
+        return None
+
+    def along(self, items: Iterable[T], segment: Callable[[T], Held | None]) -> Iterator[T]:
+        """The same items, one after the other; what `segment` says of the next ones is fetched while one is used.
+
+        In batches of bounded size: a cloud is not asked for one small file after the other.
+        """
+        if all(place.local for place in self._places):
+            yield from items
+            return
+        ahead = Ahead(self._places)
+        self._ahead.append(ahead)
+        try:
+            yield from ahead.run(items, segment)
+        finally:
+            self._ahead.remove(ahead)
 
 
 def _check(path: Path, held: Held) -> None:
@@ -66,31 +95,36 @@ def _check(path: Path, held: Held) -> None:
         raise ExportError(f"{path} is damaged: its bytes have digest {digest}")
 
 
+class AtTarget:
+    """The segments of a target."""
+
+    def __init__(self, target: Target) -> None:
+        self.local = target.capabilities.local
+        self._target = target
+
+    def fetch(self, paths: Sequence[SegmentPath], folder: Path) -> Sequence[Path | HometapeError]:
+        """See Place."""
+        return self._target.fetch_many([str(path) for path in paths], folder)
+
+
+class _InFolder:
+    """The segments of a bare folder, wherever in it they lie."""
+
+    local = True
+
+    def __init__(self, root: Path, elsewhere: Mapping[str, Path]) -> None:
+        self._root = root
+        self._elsewhere = elsewhere
+
+    def fetch(self, paths: Sequence[SegmentPath], folder: Path) -> Sequence[Path | HometapeError]:  # noqa: ARG002 - nothing is copied
+        """See Place."""
+        found = [self._elsewhere.get(str(path), self._root / str(path)) for path in paths]
+        return [path if path.exists() else NotFound(f"{path} is not there") for path in found]
+
+
 def shelf_of(catalog: Catalog, targets: Sequence[Target]) -> Shelf:
     """The receiver's own: read from these targets, the first that has a segment whole."""
-
-    def fetcher(target: Target) -> Callable[[SegmentPath], Fetched]:
-        return lambda path: fetched(target, str(path))
-
-    return Shelf(catalog, [fetcher(target) for target in targets])
-
-
-@contextlib.contextmanager
-def fetched(target: Target, path: str) -> Iterator[Path]:
-    """A local file with the bytes of a stored file: itself where it is local, else a temporary copy."""
-    local = target.local(path)
-    if local is not None:
-        if target.stat(path) is None:
-            raise NotFound(f"target {target.id} has no {path}")
-        yield local
-        return
-    blocks = target.read(path)
-    with tempfile.TemporaryDirectory(prefix="hometape-") as folder:
-        copy = Path(folder) / path.rpartition("/")[2]
-        with named(copy, "writing"), copy.open("wb") as file:
-            for block in blocks:
-                file.write(block)
-        yield copy
+    return Shelf(catalog, [AtTarget(target) for target in targets])
 
 
 @contextlib.contextmanager
@@ -108,22 +142,26 @@ def shelf_from_folder(
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="hometape-", ignore_cleanup_errors=True))
         catalog = stack.enter_context(Catalog.open(Path(state), clock=clock))
         damaged: list[str] = []
-        where = _read_in(root, catalog, damaged, progress or (lambda _: None))
-
-        @contextlib.contextmanager
-        def place(path: SegmentPath) -> Iterator[Path]:
-            yield where.get(str(path), root / str(path))
-
-        yield Shelf(catalog, [place], damaged=damaged)
+        where = read_in(root, catalog, damaged, progress or (lambda _: None))
+        if not where.count:
+            raise NotFound(f"{root} holds no segments", hint="give the root of a target, or a folder below it")
+        yield Shelf(catalog, [_InFolder(root, where.elsewhere)], damaged=damaged)
 
 
-def _read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable[[int], None]) -> dict[str, Path]:
-    """Catalogue every segment below a folder; returns where those lie that are not where their path says."""
-    elsewhere: dict[str, Path] = {}
+@dataclass(slots=True)
+class ReadIn:
+    """What reading a folder found: how many files, and those that lie elsewhere than their path says."""
+
+    count: int = 0
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+
+
+def read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable[[int], None]) -> ReadIn:
+    """Catalogue every segment below a folder by its footer. Raises ExportError where two claim the same identity."""
+    done = ReadIn()
     group: dict[tuple[str, str, str, int], tuple[Path, NewSegment]] = {}
-    count = 0
     for file in segment_files(root):
-        count += 1
+        done.count += 1
         try:
             new = _new_segment(file)
         except SegmentError as error:
@@ -141,17 +179,15 @@ def _read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callabl
         if twin is None:
             group[key] = (file, new)
             if file != root / str(path):
-                elsewhere[str(path)] = file
+                done.elsewhere[str(path)] = file
         if len(group) >= _GROUP:
             catalog.add([item for _, item in group.values()])
             group.clear()
-            progress(count)
+            progress(done.count)
     if group:
         catalog.add([item for _, item in group.values()])
-    if not count:
-        raise NotFound(f"{root} holds no segments", hint="give the root of a target, or a folder below it")
-    progress(count)
-    return elsewhere
+    progress(done.count)
+    return done
 
 
 def segment_files(root: Path) -> Iterator[Path]:

@@ -7,7 +7,7 @@ segment would have to redo every one after it.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -58,7 +58,8 @@ class _Last:
 class VerifyFolder:
     """One pass over a folder. `rows`: also decode every segment and rebuild its source bytes (slower, complete).
 
-    `stream`: only this AGENT/STREAM. `progress` is told segments and bytes so far. Raises NotFound, DiskError.
+    `stream`: only this AGENT/STREAM. `files`: those below the folder to check, by name, where they come one
+    after the other. `progress` is told segments and bytes so far. Raises NotFound, DiskError.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class VerifyFolder:
         *,
         rows: bool = True,
         stream: str = "",
+        files: Iterable[Path] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._root = root
+        self._given = files
         self._rows = rows
         self._stream = stream.strip("/")
         self._progress = progress or (lambda _segments, _bytes: None)
@@ -82,7 +85,7 @@ class VerifyFolder:
         """Check every segment below the folder."""
         if not self._root.is_dir():
             raise NotFound(f"{self._root} is not a folder")
-        for file in self._files():
+        for file in self._files() if self._given is None else self._given:
             self._enter(file.parent)
             self._one(file)
             self._progress(self._result.segments, self._result.bytes)

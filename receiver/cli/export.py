@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from receiver.cli.options import ConfigOption, JsonOption, settings_from
+from receiver.cli.options import RCLONE, ConfigOption, JsonOption, RcloneConfigOption, settings_from
 from receiver.model import ExportForm
 from receiver.settings import ReceiverSettings
 from tape.bars import Told, counting
@@ -33,8 +33,12 @@ def export(
     ],
     config: ConfigOption = None,
     origin: Annotated[
-        str | None, typer.Option("--from", help="read only from this target, or from a bare folder of segments")
+        str | None,
+        typer.Option(
+            "--from", help="read only from this target, from a bare folder of segments, or from rclone:NAME:PATH"
+        ),
     ] = None,
+    rclone_config: RcloneConfigOption = None,
     form: Annotated[ExportForm, typer.Option("--format", help="what comes out")] = ExportForm.ORIGINAL,
     from_time: Annotated[str | None, typer.Option(help="rows received at or after this time (ISO 8601, UTC)")] = None,
     to_time: Annotated[str | None, typer.Option(help="rows received before this time (ISO 8601, UTC)")] = None,
@@ -51,7 +55,7 @@ def export(
     from receiver.export import Export, Request, Window, find_stream
 
     configure(level="error")
-    with _shelf(config, origin) as shelf:
+    with _shelf(config, origin, stream, rclone_config) as shelf:
         agent, name = find_stream(shelf, stream)
         window = Window(time_ns(from_time), time_ns(to_time))
         request = Request(agent, name, form=form, window=window, allow_gaps=allow_gaps, force=force)
@@ -74,10 +78,19 @@ def _write(job: "Export", form: ExportForm, output: str, *, concatenate: bool) -
 
 
 @contextlib.contextmanager
-def _shelf(config: Path | None, origin: str | None) -> "Iterator[Shelf]":
+def _shelf(config: Path | None, origin: str | None, stream: str, rclone_config: Path | None) -> "Iterator[Shelf]":
     from receiver.catalog import Catalog
     from receiver.shelf import shelf_from_folder, shelf_of
 
+    if origin is not None and origin.startswith(RCLONE):
+        from receiver.shelf_remote import shelf_from_remote
+
+        with (
+            counting("reading", unit="segments") as told,
+            shelf_from_remote(origin, stream, config=rclone_config, progress=lambda count: told(count, None)) as shelf,
+        ):
+            yield shelf
+        return
     if origin is not None and _is_folder(origin) and not _is_target(config, origin):
         with shelf_from_folder(Path(origin)) as shelf:
             yield shelf

@@ -16,6 +16,11 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="configuration file (default: receiver.toml in the usual folder)"),
 ]
+RCLONE = "rclone:"  # and NAME:PATH: a bare remote in place of a folder
+RcloneConfigOption = Annotated[
+    Path | None,
+    typer.Option("--rclone-config", help="rclone's configuration file for rclone:NAME:PATH (default: rclone's own)"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document instead of text")]
 
 

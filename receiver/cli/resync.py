@@ -103,8 +103,10 @@ def _prepare(settings: ReceiverSettings, names: list[str]) -> None:
     if not names:
         raise UsageError("--prepare marks folders anew", hint="name the targets that were wiped or replaced")
     for entry in settings.target:
-        if entry.id in names and entry.kind == "directory" and prepare_target(entry):
-            err.print(f"{entry.folder} is marked as target {entry.id} anew", markup=False)
+        if entry.id in names and entry.kind == "removable":
+            raise UsageError(f"{entry.id} is a removable disk", hint=f"tape-receiver disk init {entry.id}")
+        if entry.id in names and prepare_target(entry, settings.state):
+            err.print(f"{entry.remote or entry.folder} is marked as target {entry.id} anew", markup=False)
 
 
 @contextlib.contextmanager

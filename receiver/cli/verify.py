@@ -1,11 +1,12 @@
 """`tape-receiver verify`: re-read copies and compare them with what they must be."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from receiver.cli.options import ConfigOption, JsonOption, settings_from
+from receiver.cli.options import RCLONE, ConfigOption, JsonOption, RcloneConfigOption, settings_from
 from receiver.settings import ReceiverSettings
 from tape.bars import counting
 from tape.clock import SYSTEM
@@ -26,8 +27,12 @@ def verify(
     target: Annotated[list[str] | None, typer.Option("--target", help="only this target; may be repeated")] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="only this stream, AGENT/STREAM")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="check a bare folder of segments: no configuration, no catalog")
+        str | None,
+        typer.Option(
+            "--folder", help="check a bare folder of segments, or rclone:NAME:PATH: no configuration, no catalog"
+        ),
     ] = None,
+    rclone_config: RcloneConfigOption = None,
     for_time: Annotated[
         str | None, typer.Option("--for", help="stop after so long, e.g. '30 min'; goes on next time")
     ] = None,
@@ -37,7 +42,11 @@ def verify(
     """Re-read copies and compare digests."""
     configure(level="error")
     if folder is not None:
-        found = _folder(folder, stream or "")
+        found = (
+            _remote(folder, stream or "", rclone_config)
+            if folder.startswith(RCLONE)
+            else _folder(Path(folder), stream or "")
+        )
         typer.echo(found.to_json()) if json else _show_folder(found)
         raise typer.Exit(found.exit_code)
     from receiver.verify import Budget
@@ -54,6 +63,24 @@ def _folder(folder: Path, stream: str) -> "FolderResult":
 
     with counting("verifying", unit="segments") as told:
         return VerifyFolder(folder, stream=stream, progress=lambda segments, _: told(segments, None)).run()
+
+
+def _remote(text: str, stream: str, config: Path | None) -> "FolderResult":
+    from receiver.shelf_remote import BareRemote, fetched_in_turn
+    from receiver.verify_folder import VerifyFolder
+
+    with contextlib.closing(BareRemote(text, config)) as remote, counting("verifying", unit="segments") as told:
+        root = remote.scratch / "tree"
+        root.mkdir()
+        files = fetched_in_turn(remote, stream, root)
+        found = VerifyFolder(root, files=files, progress=lambda segments, _: told(segments, None)).run()
+
+    def there(words: str) -> str:
+        return words.replace(str(root), text.rstrip("/"))
+
+    found.bad = [(there(path), there(why)) for path, why in found.bad]
+    found.gaps, found.notes = [there(words) for words in found.gaps], [there(words) for words in found.notes]
+    return found
 
 
 def _verify(settings: ReceiverSettings, only: list[str], stream: str | None, budget: "Budget") -> "Result":

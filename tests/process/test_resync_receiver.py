@@ -47,8 +47,11 @@ class Site:
     def safe(self) -> None:
         """Wait until all of it is safe and lies at every target."""
         self.side.wait_receipt(held=self.side.sent, safe=self.side.sent)
-        for name in ("nas", "usb"):
-            wait_until(lambda name=name: self.side.files(name) == self.side.sent, within=40, what=f"{name} to be level")
+        wait_until(
+            lambda: [self.side.files(name) for name in ("nas", "usb")] == [self.side.sent] * 2,
+            within=40,
+            what="both targets to be level",
+        )
 
     def stop(self) -> None:
         """Stop the service."""
@@ -108,7 +111,7 @@ def test_a_disk_that_replaces_a_dead_one(site: Site) -> None:
 
 
 HARMS: dict[str, Callable[[Site], object]] = {
-    "deleted": lambda site: [site.at("nas", number).unlink() for number in (1, 5, 6)],
+    "deleted": lambda site: [site.at("nas", number).rename(site.side.folder / str(number)) for number in (1, 5, 6)],
     "truncated": lambda site: site.at("usb", 2).write_bytes(site.at("usb", 2).read_bytes()[:100]),
     "altered": lambda site: site.at("nas", 3).write_bytes(site.at("nas", 3).read_bytes()[:-1] + b"~"),
     "renamed": lambda site: site.at("home", 4).rename(site.at("home", 4).with_name("copy of 4.parquet")),
