@@ -240,7 +240,7 @@ STRANGE_PATHS: list[str | bytes] = [
 ]  # fmt: skip
 
 STRANGE_PAGES = [
-    "/.inventory", "/.inventory/", "/.inventory/beta/root", "/.inventory/../beta/root", "/.inventory/root/../root",
+    "/.inventory", "/.inventory/", "/.inventory/beta/root", "/.inventory/../beta/root", "/.inventory/index/../root",
     f"/.inventory/beta/{STREAM}/{EPOCH}", f"/.inventory/{STREAM}/{'f' * 16}", f"/.inventory/no/such/{EPOCH}",
     f"/.inventory/{STREAM}/{EPOCH}/7", f"/.inventory/{STREAM}/{EPOCH}/b7", f"/.inventory/{STREAM}/{EPOCH}/b-1",
     f"/.inventory/{STREAM}/{EPOCH}/b00", f"/.inventory/{STREAM}/{EPOCH}/b{1 << 64}", f"/.inventory/{STREAM}/{EPOCH}/*",

@@ -220,8 +220,10 @@ async def test_a_line_that_breaks_is_no_end(road: Delivery) -> None:
         at_home(road, one).unlink()
     running = asyncio.ensure_future(resync(road).run(ask()))
     for _ in range(4):
-        await asyncio.sleep(0.05)
-        road.proxy.cut()
+        before = road.proxy.cuts
+        road.proxy.cut_after(20_000)
+        while road.proxy.cuts == before and not running.done():
+            await asyncio.sleep(0)
     facts = await asyncio.wait_for(running, 60)
     assert facts.exit_code == 0
     assert road.home.seqs() == list(range(700))

@@ -59,7 +59,7 @@ def test_what_paths_mean(path: str, spot: Spot) -> None:
         f"/a/{str(SEGMENT).removesuffix('parquet')}part", f"/a/{str(SEGMENT).removesuffix('parquet')}part.part",
         f"/.bundles/{SEGMENT}", f"/a/.bundles/{BUNDLE}",
         f"/.bundles/a/{BUNDLE}", "/.bundles//", "/.receipts/A.json", "/.receipts/.json", "/.receipts//a.json", "/.x",
-        "/.inventory/roots", "/.inventory/root/", "/.inventory//root", "/.inventory/../root",
+        "/.inventory/roots", "/.inventory/root" + "/", "/.inventory//root", "/.inventory/../root",
         f"/.inventory/{EPOCH}", f"/.inventory/a/{EPOCH}/", f"/.inventory/a/{EPOCH}/03", f"/.inventory/a/{EPOCH}/-1",
         f"/.inventory/a/{EPOCH}/b", f"/.inventory/a/{EPOCH}/b1/2", f"/.inventory/a/{EPOCH}/9999999999",
         f"/.inventory/A/{EPOCH}", f"/.inventory/a/{EPOCH.upper()}", f"/.inventory/con/{EPOCH}/b1",
