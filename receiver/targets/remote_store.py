@@ -200,6 +200,13 @@ class RemoteStore:
         if ended.code not in (0, *_ABSENT):
             raise self.fault(ended, "clearing up", writing=True)
 
+    def make_root(self) -> None:
+        """Make the folder, and the bucket it is in."""
+        allow = {"RCLONE_S3_NO_CHECK_BUCKET": "false"}
+        ended = self.rclone.run("mkdir", self.at(), patience=self._patience, extra=allow)
+        if ended.code != 0:
+            raise self.fault(ended, "making the folder", writing=True)
+
     def cryptcheck(self, root: Path, paths: Sequence[str]) -> dict[str, str]:
         """Path -> `=` the store's checksum fits these files, `*` it does not, `+` not there, `!` can't tell."""
         found: dict[str, str] = {}
