@@ -1,4 +1,4 @@
-"""An export from afar fetches in batches, ahead of what is read, in bounded room; damage is made good from elsewhere."""
+"""An export from afar fetches in batches, ahead of what is read, in bounded room; damage is made good elsewhere."""
 
 import io
 import tempfile
