@@ -1,14 +1,18 @@
-"""The road home, shown: `make demo`, or `make demo INPUT=path` with ticks of your own.
+"""Three copies, two media, one off-site, shown: `make demo`, or `make demo INPUT=path` with ticks of your own.
 
-Runs the two installed commands as two processes on loopback, feeds them a growing file at market pace
-and in a burst, cuts the link once, waits until every segment is safe, exports from each target, compares
-digests and prints the 3-2-1 table. Ends with 0 only if every byte came back from every target.
+Runs the two installed commands as two processes on loopback, with four targets: the home archive, a NAS
+folder, a disk that is pulled and comes back, and a cloud (an encrypted rclone remote on an S3 server that
+rclone itself plays). Feeds them a growing file at market pace and in a burst, cuts the link once, waits
+until the 3-2-1 rule holds for every segment, has `resync` compare every target, exports from each target,
+compares digests and prints the page of `status`. Ends with 0 only if every byte came back from every target.
 """
 
 import argparse
+import contextlib
 import gzip
 import hashlib
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -23,11 +27,13 @@ import zstandard
 from rich.console import Console
 
 from tests.support.proxy import Proxy
+from tests.support.rclone_servers import Remotes
 from tests.support.road import Road
 
 console = Console(highlight=False, soft_wrap=True)
 PACE_SECONDS, PACE_RATE, BURST_ROWS = 12.0, 400, 400_000
 CUT_AT, MEND_AT, GIVE_UP = 4.0, 8.0, 600.0
+PULL_AT, AWAY = 6.0, 10.0
 
 
 def lifelike(seed: int, rows: int) -> Iterator[bytes]:
@@ -91,12 +97,43 @@ def hold_down(link: Proxy, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def watch(road: Road, link: Proxy, ticks: Path, source: Path | None) -> None:
-    """Feed in the background, cut the link once, and show what arrives until all is level."""
+class Stick:
+    """A disk that comes and goes: a folder where disks appear, or in the drawer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plugged, self._drawer = folder / "mounts" / "stick", folder / "drawer" / "stick"
+        self.plugged.mkdir(parents=True)
+        self._drawer.parent.mkdir()
+
+    def pull(self) -> None:
+        """Take it out, whatever is being written."""
+        self.plugged.rename(self._drawer)
+
+    def plug(self) -> None:
+        """Put it back."""
+        self._drawer.rename(self.plugged)
+
+
+def furnish(road: Road, stick: Stick, remotes: Remotes) -> None:
+    """Add the disk and the cloud as a user would, then ask for three copies on two media, one off-site."""
+    road.tape_receiver("disk", "init", "usb", str(stick.plugged), "--folder-ok")
+    cloud = remotes.place("crypt")
+    road.tape_receiver("remote", "add", "cloud", "--remote", f"{cloud}tape", "--rclone-config", str(remotes.config))
+    text = road.receiver_toml.read_text(encoding="utf-8")
+    for key, value in (("copies", 3), ("media", 2), ("sites", 2)):
+        text, found = re.subn(rf"(?m)^#?{key} = \d+$", f"{key} = {value}", text, count=1)
+        assert found, f"no {key} in {road.receiver_toml}"
+    road.receiver_toml.write_text(text, encoding="utf-8", newline="\n")
+    road.targets |= {"usb": stick.plugged, "cloud": Path()}
+
+
+def watch(road: Road, link: Proxy, stick: Stick, ticks: Path, source: Path | None) -> None:
+    """Feed in the background, cut the link and pull the disk once, and show what arrives until all is level."""
     feeder = threading.Thread(target=feed, args=(ticks, source))
     feeder.start()
     started = time.monotonic()
     was_down = False
+    pulled = back = False
     while (elapsed := time.monotonic() - started) < GIVE_UP:
         down = CUT_AT <= elapsed < MEND_AT
         if down and not was_down:
@@ -104,12 +141,20 @@ def watch(road: Road, link: Proxy, ticks: Path, source: Path | None) -> None:
         if down != was_down:
             console.print(f"{'':9} -- the link is {'cut' if down else 'back'} --")
             was_down = down
+        if not pulled and elapsed > PULL_AT:
+            stick.pull()
+            pulled = True
+            console.print(f"{'':9} -- the disk is pulled --")
+        if not back and elapsed > PULL_AT + AWAY:
+            stick.plug()
+            back = True
+            console.print(f"{'':9} -- the disk is plugged in again --")
         facts, agent = road.status(), road.agent_status()
         show(elapsed, ticks, facts, agent)
-        fed = not feeder.is_alive() and elapsed > MEND_AT
+        fed = not feeder.is_alive() and elapsed > MEND_AT and back
         if fed and agent.get("sealed_bytes") == ticks.stat().st_size and agent.get("unreleased_segments") == 0:
             counts = {target["segments"] for target in facts["targets"]}
-            if len(counts) == 1:
+            if len(counts) == 1 and facts["policy"]["satisfied"] == facts["policy"]["segments"]:
                 return
         time.sleep(0.3)
     raise SystemExit(f"the copies did not become level within {GIVE_UP:.0f} s")
@@ -159,13 +204,18 @@ def main() -> int:
     folder = given.keep.absolute() if given.keep else Path(tempfile.mkdtemp(prefix="hometape-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with Road(folder, targets=("nas", "usb")) as road, Proxy(road.port) as link:
-            road.configure(through=link.port)
+        stick, remotes = Stick(folder), Remotes(folder / "cloud")
+        with Road(folder) as road, Proxy(road.port) as link, contextlib.closing(remotes):
+            road.configure(through=link.port, receiver_set=(f'disks.look_in=["{stick.plugged.parent}/*"]',))
+            furnish(road, stick, remotes)
             road.start_receiver()
             road.start_agent()
-            console.print("agent and receiver run; a bot writes its file, and the link will be cut once\n")
+            console.print(
+                "a bot writes its file; once, the link will be cut and the disk pulled\n"
+            )
             ticks = road.ticks / _name(given.input)
-            watch(road, link, ticks, given.input)
+            watch(road, link, stick, ticks, given.input)
+            console.print(f"\n{road.tape_receiver('resync').out}", markup=False)
             good = prove(road, ticks)
             console.print()
             console.print(road.tape_receiver("status", codes=(0, 1, 2)).out, markup=False)

@@ -81,7 +81,7 @@ class Road:
         return self._command("tape-receiver", self.receiver_toml, words, codes, within)
 
     def _command(self, name: str, config: Path, words: Sequence[str], codes: Sequence[int], within: float) -> Finished:
-        done = run([*command(name), words[0], "--config", config, *words[1:]], within=within)
+        done = run([*command(name), *words, "--config", config], within=within)
         assert done.code in codes, f"{name} {' '.join(words)} ended with {done.code}\n{done.out}\n{done.err}"
         return done
 
