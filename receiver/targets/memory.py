@@ -73,11 +73,12 @@ class MemoryTarget(Target):
         return None if found is None else len(found)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Files below a folder, by name."""
+        """Files below a folder, by name, folder by folder as everywhere."""
         self._present()
         start = f"{check_relative(prefix)}/" if prefix else ""
         with self._lock:
-            found = [Entry(path, len(data)) for path, data in sorted(self.files.items()) if path.startswith(start)]
+            files = sorted(self.files.items(), key=lambda item: item[0].split("/"))
+            found = [Entry(path, len(data)) for path, data in files if path.startswith(start)]
         return iter(found)
 
     def verify(self, path: str) -> Proof:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.targets.contract import Condition, Parcel, Place, Target
+from receiver.targets.contract import Condition, Parcel, Place, Proof, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
 from receiver.targets.memory import MemoryTarget
@@ -240,3 +240,68 @@ def test_declares_itself(target: Target) -> None:
     assert free is None or free > 0
     target.recover()
     assert (target.local(segment_path(0, b"")) is not None) == target.capabilities.local
+
+
+def test_proves_many_at_once(target: Target) -> None:
+    """A batch is proven one answer each: the promised digests with the method, what is not there, what is wrong."""
+    good = [parcel(seq, b"segment %d" % seq, day=1 + seq % 2) for seq in range(3)]
+    target.put_many(good)
+    absent = parcel(8, b"never stored")
+    answers = target.verify_many([*good, absent])
+    assert isinstance(answers[-1], NotFound)
+    for item, proof in zip(good, answers, strict=False):
+        assert isinstance(proof, Proof)
+        data = b"".join(item.read())
+        assert (proof.size, proof.digest, proof.sha256) == (len(data), item.digest, hashlib.sha256(data).hexdigest())
+        assert proof.method
+    assert list(target.verify_many([])) == []
+
+
+def test_a_copy_is_not_proven_by_its_name(target: Target) -> None:
+    """Other bytes of the same size under a segment's name are found out."""
+    wrong = segment_path(1, b"promised")
+    target.put(wrong, [b"promised"], 8, xxh3(b"promised"))
+    replaced = Parcel(wrong, 8, xxh3(b"Promised"), lambda: [b"Promised"])
+    answer = target.verify_many([replaced])[0]
+    assert isinstance(answer, DigestMismatch) or (isinstance(answer, Proof) and answer.digest == xxh3(b"promised"))
+
+
+def test_fetches_many_at_once(target: Target, tmp_path: Path) -> None:
+    """Files of this machine with the bytes asked for come back in order, and NotFound for what is not there."""
+    items = [parcel(seq, b"segment %d" % seq, day=1 + seq % 2) for seq in range(3)]
+    target.put_many(items)
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    found = target.fetch_many([items[2].path, segment_path(9, b"never stored"), items[0].path], folder)
+    assert isinstance(found[1], NotFound)
+    for file, data in ((found[0], b"segment 2"), (found[2], b"segment 0")):
+        assert isinstance(file, Path)
+        assert file.read_bytes() == data
+
+
+def test_lists_folder_by_folder(target: Target) -> None:
+    """The order of a listing is that of names, part by part: `a` with all it holds before `a-b`."""
+    paths = [segment_path(0, b"0", stream=stream) for stream in ("a-b", "a/c", "a", "b")]
+    for path in paths:
+        target.put(path, [b"0"], 1, xxh3(b"0"))
+    assert [entry.path for entry in target.list()] == sorted(paths, key=lambda path: path.split("/"))
+
+
+def test_sums_outlive_a_settling(target: Target) -> None:
+    """Sums that were noted are kept by `settle`, mended ones too, and `recover` leaves them."""
+    items = [parcel(seq, b"%d" % seq) for seq in range(3)]
+    target.put_many(items)
+    folder = items[0].path.rpartition("/")[0]
+    target.note_sums([(item.path, f"{seq:064x}") for seq, item in enumerate(items)])
+    target.settle()
+    target.recover()
+    names = [item.path.rpartition("/")[2] for item in items]
+    assert target.sums(folder) == {name: f"{seq:064x}" for seq, name in enumerate(names)}
+    target.mend_sums(folder, {names[1]: "f" * 64})
+    target.settle()
+    assert target.sums(folder)[names[1]] == "f" * 64
+
+
+def test_is_one_place(target: Target) -> None:
+    """The instance of a place stays the same from one question to the next."""
+    assert target.instance() == target.instance() != ""
