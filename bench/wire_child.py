@@ -31,9 +31,9 @@ class Held(Outbox):
 
     closed = True
 
-    def unsent(self, limit: int, *, excluding: Collection[int] = ()) -> list[Spooled]:
+    def unsent(self, limit: int, *, excluding: Collection[int] = (), again: bool = False) -> list[Spooled]:
         """Nothing, or what there is."""
-        return [] if self.closed else super().unsent(limit, excluding=excluding)
+        return [] if self.closed else super().unsent(limit, excluding=excluding, again=again)
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Keep it, to open the outbox at the right moment."""
@@ -57,6 +57,8 @@ async def deliver(state: Path, settings: ReceiverSettings, key: Path) -> dict[st
     started = time.monotonic()
     running = asyncio.ensure_future(push.run())
     while push.progress.connections < settings.connections:
+        if running.done():
+            running.result()
         await asyncio.sleep(0.002)
         if time.monotonic() - started > LIMIT:
             raise SystemExit(f"no connection after {LIMIT} s: {push.progress}")
