@@ -198,10 +198,15 @@ class Following:
         hands = Hands(f"free-{target.id}", 1)
         try:
             while True:
-                with contextlib.suppress(HometapeError):
+                try:
                     free = await hands.run(target.free)
-                    if free is not None:
-                        self.free[target.id] = free
+                except HometapeError:  # its lane says what is wrong with it
+                    free = None
+                except Exception:  # whatever a target does, the service goes on
+                    log.exception("a target failed in an unforeseen way", target=target.id)
+                    free = None
+                if free is not None:
+                    self.free[target.id] = free
                 await self._clock.sleep(FREE_EVERY)
         finally:
             hands.close()

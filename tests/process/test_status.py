@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from receiver.catalog import Catalog
+from receiver.standing import Lack
 from receiver.targets.marker import prepare
 from tape.clock import SYSTEM
 from tests.support.homeside import HomeSide
@@ -38,8 +40,7 @@ def test_the_page_and_the_codes(side: HomeSide) -> None:
     assert "target home is absent" in done.out
     assert "hint:" in done.out
     (side.folder / "marker").rename(home)
-    assert side.service is not None
-    side.service.terminate()
+    side.stop()
     assert "the service is not running" in side.command("status", codes=(1,)).out
 
 
@@ -60,7 +61,7 @@ def test_json_carries_it_all(side: HomeSide) -> None:
 
 def test_watching_prints_one_page_after_another(side: HomeSide) -> None:
     """Not a terminal: page after page; with --json a document a line, each whole; the pause alone is refused."""
-    base = [*command("tape-receiver"), "status", "--config", side.toml]
+    base: list[str | Path] = [*command("tape-receiver"), "status", "--config", side.toml]
     with Program([*base, "--watch", "0.3", "--json"]) as watching:
         wait_until(lambda: watching.out().count("\n") >= 3, within=30, what="three documents")
         side.deliver(1)
@@ -84,6 +85,26 @@ def test_a_replaced_target_counts_for_nothing_until_it_is_made_level_again(side:
     side.service.wait_for("a target was replaced")
     wait_until(lambda: side.copied("nas") == 5 and side.files("nas") == 5, within=60, every=0.5, what="it to be level")
     side.wait_receipt(held=5, safe=5)
+
+
+def test_what_lacks_is_dated_by_the_service(side: HomeSide) -> None:
+    """The service keeps since when a target lacks what it lacks, across restarts; status tells the same."""
+    (side.folder / "nas" / ".hometape-target").rename(side.folder / "marker")
+    side.deliver(2)
+    side.wait_receipt(held=7, safe=5)
+    assert side.stop() == 0
+    side.start()
+
+    def dated() -> Lack | None:
+        with Catalog.open(side.folder / "state", clock=SYSTEM, read_only=True) as catalog:
+            return catalog.looked().lacks.get("target nas")
+
+    lack = wait_until(dated, within=20, every=0.2, what="a look that finds it")
+    assert lack is not None
+    nas = side.status()["targets"][1]
+    assert (nas["behind_segments"], nas["behind_since_ns"]) == (2, lack.since_ns)
+    (side.folder / "marker").rename(side.folder / "nas" / ".hometape-target")
+    side.wait_receipt(held=7, safe=7)
 
 
 def test_nothing_known_yet(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ class HomeSide:
         self.service.wait_for("listening")
         return self.service
 
+    def stop(self) -> int:
+        """Ask the service to end; its exit code."""
+        assert self.service is not None
+        code = self.service.terminate()
+        self.service.close()
+        self.service = None
+        return code
+
     def command(self, *words: str, codes: Sequence[int] = (0,)) -> Finished:
         """Run `tape-receiver` to its end; AssertionError if its exit code is not one of `codes`."""
         done = run([*command("tape-receiver"), words[0], "--config", self.toml, *words[1:]])
