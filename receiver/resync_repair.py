@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from receiver.catalog import Catalog
-from receiver.copying import CatalogStopped, Copier
+from receiver.checking import CatalogStopped, Checker
 from receiver.ingress.inbox import clear_inbox, make_private, private_path
 from receiver.model import Outcome, Upload
 from receiver.placement import batches
@@ -85,7 +85,7 @@ class Repair:
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._catalog = catalog
-        self._copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+        self._checker = Checker(catalog, targets, clock=clock)
         self._inbox = state / INBOX
         self._commit = commit
         self._clock = clock
@@ -99,7 +99,7 @@ class Repair:
         try:
             for (name, kind), group in itertools.groupby(lines, key=lambda line: (line.target, line.kind)):
                 for some in _some(group):
-                    target = self._copier.targets.get(name)
+                    target = self._checker.targets.get(name)
                     if target is not None:
                         self._act(target, kind, some, began_ns)
                     count += sum(max(1, len(line.segments)) for line in some)
@@ -136,12 +136,12 @@ class Repair:
         if size == held.size and line.kind is Kind.WRONG_SIZE:
             return
         if size == held.size:
-            proof, why = self._copier.check(target, held)
+            proof, why = self._checker.check(target, held)
             if proof is not None:
                 return
         else:
             why = "the file is not there" if size is None else f"it has {size} bytes instead of {held.size}"
-        self._copier.reject(target, held, why)
+        self._checker.reject(target, held, why)
         self._done.aside += 1
 
     def _sums(self, target: Target, lines: list[Line]) -> None:

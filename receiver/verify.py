@@ -6,15 +6,17 @@ Only one process may write the catalog: while the service runs, a command leaves
 in the state folder, and the service takes them in (a bad copy only after reading it itself).
 """
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from receiver.catalog import Catalog
 from receiver.catalog_queries import copies_by_age
-from receiver.copying import CatalogStopped, Copier
+from receiver.checking import CatalogStopped, Checker
 from receiver.model import Held
+from receiver.placement import batches
 from receiver.targets.contract import Target
 from receiver.verify_record import NOTES, Direct, Finding, Notes, Recorder, take_notes
 from tape.clock import Clock
@@ -117,7 +119,7 @@ class Verify:
         self._recorder = recorder
         self._clock = clock
         self._progress = progress or (lambda _: None)
-        self._copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+        self._checker = Checker(catalog, targets, clock=clock)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._spent = 0
@@ -182,26 +184,44 @@ class Verify:
         after = (-1, -1)
         while page := self._page(target.id, start, after, stream):
             after = (page[-1][0], page[-1][1].id)
-            for group in _groups([held for _, held in page]):
-                findings: list[Finding] = []
-                try:
-                    for held in group:
-                        if self._over(until, most, held.size):
-                            result.left = total - result.copies
-                            return
-                        findings.append(self._check(target, held))
-                        result.copies += 1
-                        result.bytes += held.size
-                        self._progress(Progress(target.id, result.copies, total, result.bytes, total_bytes))
-                finally:
-                    self._recorder.record(findings)
-                    result.bad += [Bad(target.id, str(f.held.path), f.why) for f in findings if f.proof is None]
+            for group in batches([held for _, held in page], files=_GROUP, size=_GROUP_BYTES):
+                told = Progress(target.id, 0, total, 0, total_bytes)
+                if not self._group(target, group, result, told, lambda held: self._over(until, most, held.size)):
+                    result.left = total - result.copies
+                    return
 
-    def _check(self, target: Target, held: Held) -> Finding:
-        proof, why = self._copier.check(target, held)
-        if proof is None:
-            proof, why = self._copier.check(target, held)  # a passing fault of a cable must not cost a copy
-        return Finding(target.id, held, self._clock.now_ns(), proof, why)
+    def _group(
+        self,
+        target: Target,
+        group: Sequence[Held],
+        result: TargetResult,
+        told: Progress,
+        over: Callable[[Held], bool],
+    ) -> bool:
+        """Check copies and have it recorded, those far away many at a time; False once the budget is used up."""
+        findings: list[Finding] = []
+        try:
+            for batch in batches(group, files=1 if target.capabilities.local else _GROUP, size=_GROUP_BYTES):
+                within = list(itertools.takewhile(lambda held: not over(held), batch))
+                findings += self._check(target, within)
+                result.copies += len(within)
+                result.bytes += sum(held.size for held in within)
+                self._progress(replace(told, copies=result.copies, bytes=result.bytes))
+                if len(within) < len(batch):
+                    return False
+            return True
+        finally:
+            self._recorder.record(findings)
+            result.bad += [Bad(target.id, str(f.held.path), f.why) for f in findings if f.proof is None]
+
+    def _check(self, target: Target, batch: Sequence[Held]) -> Iterator[Finding]:
+        for held, checked in zip(batch, self._checker.check_many(target, batch), strict=True):
+            if checked.fault is not None:
+                raise checked.fault
+            proof, why = checked.proof, checked.why
+            if proof is None:
+                proof, why = self._checker.check(target, held)  # a passing fault of a cable must not cost a copy
+            yield Finding(target.id, held, self._clock.now_ns(), proof, why)
 
     def _over(self, until: float | None, most: int | None, size: int) -> bool:
         """Whether the budget is used up; one copy is always checked, so that small budgets get on."""
@@ -224,17 +244,3 @@ class Verify:
                 copies += totals.targets[target].segments
                 size += totals.targets[target].bytes
         return copies, size
-
-
-def _groups(page: Sequence[Held]) -> Iterator[list[Held]]:
-    """What is recorded together."""
-    group: list[Held] = []
-    size = 0
-    for held in page:
-        group.append(held)
-        size += held.size
-        if len(group) >= _GROUP or size >= _GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from receiver.catalog import Catalog
-from receiver.copying import CatalogStopped, Copier, cataloguing
+from receiver.checking import CatalogStopped, Checker, cataloguing
 from receiver.model import Copy, Held
 from receiver.targets.contract import Proof, Target
 from tape.clock import Clock
@@ -47,7 +47,7 @@ class Direct:
         self, catalog: Catalog, targets: Sequence[Target], *, clock: Clock, changed: Callable[[], None] | None = None
     ) -> None:
         self._catalog = catalog
-        self._copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+        self._checker = Checker(catalog, targets, clock=clock)
         self._changed = changed or (lambda: None)
         self._sums: dict[tuple[str, str], dict[str, str]] = {}
         self._lock = threading.Lock()
@@ -63,12 +63,12 @@ class Direct:
         bad = [finding for finding in findings if finding.proof is None]
         for finding in bad:
             with contextlib.suppress(HometapeError):
-                self._copier.reject(self._copier.targets[finding.target], finding.held, finding.why)
+                self._checker.reject(self._checker.targets[finding.target], finding.held, finding.why)
         if bad:
             self._changed()
 
     def _note_missing(self, name: str, proven: list[tuple[Held, Proof]]) -> None:
-        target = self._copier.targets[name]
+        target = self._checker.targets[name]
         if not target.capabilities.sums:
             return
         lacking = []
@@ -157,7 +157,7 @@ def _take(
     changed: Callable[[], None] | None,
 ) -> int:
     direct = Direct(catalog, targets, clock=clock, changed=changed)
-    copier = Copier(catalog, targets, clock=clock, readable=lambda: ())
+    checker = Checker(catalog, targets, clock=clock)
     count = 0
     with named(folder, "listing"):
         files = sorted(path for path in folder.iterdir() if path.suffix == _SUFFIX)
@@ -166,7 +166,7 @@ def _take(
         with named(file, "reading"):
             text = file.read_text(encoding="ascii", errors="replace")
         for line in text.splitlines():
-            finding = _finding(line, catalog, copier, clock)
+            finding = _finding(line, catalog, checker, clock)
             if finding is not None:
                 findings.append(finding)
         direct.record(findings)
@@ -175,17 +175,17 @@ def _take(
     return count
 
 
-def _finding(line: str, catalog: Catalog, copier: Copier, clock: Clock) -> Finding | None:
+def _finding(line: str, catalog: Catalog, checker: Checker, clock: Clock) -> Finding | None:
     """A line of a note, if it still speaks of a copy that is known here."""
     try:
         plain = json.loads(line)
-        target = copier.targets[plain["target"]]
+        target = checker.targets[plain["target"]]
         held = catalog.get(int(plain["segment"]))
         if held is None or str(held.path) != plain["path"]:
             return None
         if plain["proof"] is not None:
             return Finding(target.id, held, int(plain["checked_ns"]), Proof(**plain["proof"]))
-        proof, why = copier.check(target, held)
+        proof, why = checker.check(target, held)
         return Finding(target.id, held, clock.now_ns(), proof, why)
     except HometapeError as error:
         log.warning("a note about a copy can't be followed now", error=str(error))

@@ -4,17 +4,20 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from receiver.fanout import Fanout, Pace
 from receiver.model import Held
+from receiver.targets.contract import Capabilities, Parcel, Proof
+from receiver.targets.wrapping import Wrapper
 from receiver.verify import NOTES, Budget, Direct, Notes, Progress, Verify, take_notes
 from receiver.verify_folder import VerifyFolder
 from tape.clock import ManualClock
-from tape.errors import NotFound
+from tape.errors import HometapeError, NotFound
 from tests.support.archive import Archive, Feed, Mischief, receipts
 from tests.support.segments import Maker, put
 
@@ -289,3 +292,26 @@ def test_a_bare_folder_without_sums_is_still_checked(bare: Path) -> None:
     victim.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
     result = VerifyFolder(bare, rows=False).run()
     assert [(file, "have digest" in why) for file, why in result.bad] == [(str(victim), True)]
+
+
+async def test_copies_far_away_are_proven_many_at_a_time(archive: Archive, clock: ManualClock) -> None:
+    """A target without local files is asked for a batch of proofs; a bad copy among them is found all the same."""
+    held = await filled(archive, 30)
+    flip(archive, "nas", held[7])
+
+    class Afar(Wrapper):
+        asked: ClassVar[list[int]] = []
+
+        @property
+        def capabilities(self) -> Capabilities:  # type: ignore[override] # as the wrapper itself
+            return Capabilities(local=False)
+
+        def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
+            self.asked.append(len(parcels))
+            return super().verify_many(parcels)
+
+    clock.advance(1)
+    targets = [archive.home, Afar(archive.others[0])]
+    found = Verify(archive.catalog, targets, direct(archive), clock=clock).run(only=["nas"])
+    assert Afar.asked == [30, 1]
+    assert [bad.path for one in found.targets for bad in one.bad] == [str(held[7].path)]
