@@ -155,7 +155,9 @@ async def test_unproven_segments_are_not_called_copies(archive: Archive) -> None
     assert [target.segments for target in found.targets] == [0, 0]
     assert (found.targets[0].recovery_point_ns, found.targets[0].age_s) == (None, 60)
     archive.catalog.add_copies([Copy(held[0].id, "retired", 1, "by hand")])
-    assert report(archive).policy.unproven == 3
+    found = report(archive)
+    assert found.policy.unproven == 3
+    assert [group.copies_at for group in found.policy.groups] == [()]
 
 
 async def test_lanes_give_rate_and_time_left(archive: Archive) -> None:

@@ -223,6 +223,14 @@ async def test_a_target_soon_full_is_a_warning(disks: Disks) -> None:
     assert "full in 3 d" in shown(found)
 
 
+async def test_what_home_has_not_proven_lies_there_already(disks: Disks) -> None:
+    """The home archive needs no room for what was committed and not read back yet."""
+    disks.archive.commit(5)
+    home, nas, _ = disks.report(room={"home": 10, "nas": 10}).targets
+    assert (home.behind_segments, home.full_in_days) == (5, None)
+    assert nas.full_in_days == 0
+
+
 def test_a_silent_target_is_not_called_busy(clock: ManualClock) -> None:
     """A lane without a sign of life says for how long."""
     from receiver.catalog_state import Sums
