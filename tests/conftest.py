@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 
 from tests.support import Sshd, need_shared_data
+from tests.support.rclone_servers import Remotes
 
 # Two cores shared by many: a slow example is no failure, a wrong one is.
 hypothesis.settings.register_profile(
@@ -26,3 +27,11 @@ def sshd() -> Iterator[Sshd]:
 def shared_data() -> Path:
     """The folder of recorded ticks."""
     return need_shared_data()
+
+
+@pytest.fixture(scope="module")
+def remotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remotes]:
+    """Real servers, each started when a test first asks for one of its kind."""
+    made = Remotes(tmp_path_factory.mktemp("remotes"))
+    yield made
+    made.close()

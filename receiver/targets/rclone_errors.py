@@ -43,8 +43,8 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 _READ_ONLY = re.compile(
-    r"read[- ]?only|insufficient ?(?:file)?permissions|permission denied|method ?not ?allowed|"
-    + _STATUS.format(405, "method"),
+    r"read[- ]?only|insufficient ?(?:file)?permissions|permission denied|method ?not ?allowed"
+    r"|mkparentdir failed: conflict|" + _STATUS.format(405, "method"),
     re.IGNORECASE,
 )
 _FORBIDDEN = re.compile(

@@ -112,7 +112,8 @@ class RemoteTarget(Target):
         with self.store.stage.under_way(paths) as step:
             sent = self.store.send(root or folder, paths)
             step.clean = sent.fault is None and not sent.errors
-        found = self._answers(paths, sent)
+        sizes = {parcel.path: parcel.size for parcel in parcels}
+        found = {path: self._presence.explain(fault, sizes[path]) for path, fault in self._answers(paths, sent).items()}
         self._blame(parcels, found)
         return [answer or found.get(parcel.path) for parcel, answer in zip(parcels, answers, strict=True)]
 

@@ -15,6 +15,7 @@ from tape.errors import (
     HometapeError,
     NotFound,
     TargetAbsent,
+    TargetBusy,
     TargetError,
     TargetReadOnly,
     TargetRefused,
@@ -82,6 +83,17 @@ class Presence:
     def stored(self) -> None:
         """Something could be stored: it is neither full nor read-only."""
         self._blocked = None
+
+    def explain(self, fault: HometapeError | None, size: int) -> HometapeError | None:
+        """A fault of a put of so many bytes by its real name: many a store says "internal error" when it is full."""
+        if not isinstance(fault, TargetError) or isinstance(fault, TargetRefused | TargetBusy):
+            return fault
+        free = None
+        with contextlib.suppress(HometapeError):
+            free = self.free(_SPACE_AGAIN)
+        if free is None or free > size:
+            return fault
+        return DiskFull(f"target {self._store.id} is full, {free} bytes left: {fault}")
 
     def blame(self, fault: HometapeError | None, size: int) -> bool:
         """Draw from a failed put of so many bytes what it says of the whole place; whether it is blocked by that."""

@@ -57,14 +57,6 @@ KINDS: list[Callable[[Path], Target]] = [
 REMOTES = ("local", "s3", "crypt", "webdav", "sftp", "smb")
 
 
-@pytest.fixture(scope="module")
-def remotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remotes]:
-    """Real servers, each started when a test first asks for one of its kind."""
-    made = Remotes(tmp_path_factory.mktemp("remotes"))
-    yield made
-    made.close()
-
-
 @pytest.fixture(
     params=[*KINDS, *REMOTES], ids=lambda kind: kind if isinstance(kind, str) else kind.__name__.removesuffix("_target")
 )
