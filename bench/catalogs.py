@@ -21,6 +21,7 @@ STREAMS = [(agent, f"demo/{name}") for agent in ("box1", "box2") for name in ("a
 EPOCHS = 3
 DAYS = 400
 TARGETS = ("home", "nas", "cloud", "usb-a", "usb-b")
+_PIECE = 100_000
 _DAY_NS = 86_400 * 10**9
 
 
@@ -44,6 +45,7 @@ def build(folder: Path, total: int) -> None:
     (folder / "receiver.toml").write_text(_config(folder), encoding="utf-8")
     Catalog.open(state, clock=SYSTEM).close()
     base = sqlite3.connect(state / "catalog.db", isolation_level=None)
+    base.execute("PRAGMA journal_mode=OFF")
     base.execute("PRAGMA synchronous=OFF")
     base.execute("PRAGMA cache_size=-500000")
     base.execute("BEGIN")
@@ -54,7 +56,7 @@ def build(folder: Path, total: int) -> None:
     _spans(base, total)
     fill(base)
     base.execute("COMMIT")
-    base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    base.execute("PRAGMA journal_mode=WAL")
     base.close()
 
 
@@ -121,33 +123,32 @@ def _copies(base: sqlite3.Connection, total: int) -> None:
 
 
 def _sums(base: sqlite3.Connection, total: int) -> None:
+    """The sums of streams and targets, in pieces that keep the sorting small; of epochs and files, by count."""
     there = [f"iif({here}, 1, NULL)" for here in presence(total)]
     at_target = ", ".join(f"count({x}), total(rows*{x}), total(size*{x}), max(recv_last*{x})" for x in there)
-    for stream in range(1, len(STREAMS) + 1):
-        *sums, source, first, last, committed = base.execute(
-            "SELECT count(*), sum(rows), sum(size), sum(stop-start), min(recv_first), max(recv_last), max(committed)"
-            " FROM segment WHERE stream=?",
-            (stream,),
-        ).fetchone()
-        base.execute(
-            "UPDATE stream SET segments=?, rows=?, bytes=?, source_bytes=?, recv_first=?, recv_last=?, committed=?"
-            " WHERE id=?",
-            (*sums, source, first, last, committed, stream),
-        )
-        found = base.execute(f"SELECT {at_target} FROM segment WHERE stream=?", (stream,)).fetchone()  # noqa: S608 - of this file
-        for target in range(len(TARGETS)):
-            copied = [int(value or 0) for value in found[4 * target : 4 * target + 4]]
+    question = (
+        "SELECT stream, count(*), sum(rows), sum(size), sum(stop-start), min(recv_first), max(recv_last),"  # noqa: S608 - of this file
+        f" max(committed), {at_target} FROM segment WHERE id>=? AND id<? GROUP BY stream"
+    )
+    for first in range(1, total + 1, _PIECE):
+        rows = base.execute(question, (first, first + _PIECE)).fetchall()
+        for stream, *sums in rows:
             base.execute(
-                "INSERT INTO stream_target VALUES (?,?,?,?,?,?,?)", (stream, target + 1, *copied, SYSTEM.now_ns())
+                "UPDATE stream SET segments=segments+?, rows=rows+?, bytes=bytes+?, source_bytes=source_bytes+?,"
+                " recv_first=coalesce(recv_first, ?), recv_last=?, committed=? WHERE id=?",
+                (*sums[:7], stream),
             )
-    base.execute(
-        "UPDATE epoch AS e SET (segments, top) ="
-        " (SELECT count(*), coalesce(max(seq), -1) FROM segment WHERE epoch=e.id)"
-    )
-    base.execute(
-        "UPDATE file AS f SET (segments, rows, bytes, stop) ="
-        " (SELECT count(*), total(rows), total(stop-start), max(stop) FROM segment WHERE file=f.id)"
-    )
+            for target in range(len(TARGETS)):
+                copied = [int(value or 0) for value in sums[7 + 4 * target : 11 + 4 * target]]
+                base.execute(
+                    "INSERT INTO stream_target VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT DO UPDATE SET"
+                    " segments=segments+?3, rows=rows+?4, bytes=bytes+?5, recv_last=max(recv_last, ?6)",
+                    (stream, target + 1, *copied, SYSTEM.now_ns()),
+                )
+    base.execute("UPDATE epoch AS e SET segments = (SELECT count(*) FROM segment WHERE epoch=e.id)")
+    base.execute("UPDATE epoch AS e SET top = (SELECT coalesce(max(seq), -1) FROM segment WHERE epoch=e.id)")
+    base.execute("UPDATE file AS f SET segments = (SELECT count(*) FROM segment WHERE file=f.id)")
+    base.execute("UPDATE file SET rows=1000*segments, bytes=90000*segments, stop=90000*segments")
 
 
 def _spans(base: sqlite3.Connection, total: int) -> None:
