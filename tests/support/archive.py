@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from receiver.catalog import Catalog
 from receiver.catalog_view import CatalogView
 from receiver.model import Held
 from receiver.placement import Rule, Where
-from receiver.targets.contract import Parcel, Place, Proof, State, Target
+from receiver.targets.contract import Condition, Parcel, Place, Proof, State, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
 from receiver.targets.wrapping import Wrapper
 from tape.clock import SYSTEM, Clock
 from tape.digest import genesis, xxh3
-from tape.errors import HometapeError
+from tape.errors import HometapeError, TargetRefused
 from tape.footer import Footer, Head, SourceRange
 from tape.layout import Format, Layout, detect
 from tape.names import utc_day
@@ -91,9 +91,12 @@ def receipts(
 
 
 class Mischief(Wrapper):
-    """A target around a good one that can be made to misbehave; counts what it is asked to do."""
+    """A target around a good one that can be made to misbehave; counts what it is asked to do.
 
-    def __init__(self, inner: Target) -> None:
+    `stored`: where a file that was put lies in truth, for targets that give no local files.
+    """
+
+    def __init__(self, inner: Target, stored: Callable[[str], Path | None] | None = None) -> None:
         super().__init__(inner)
         self.gate = threading.Event()  # cleared: every call hangs
         self.gate.set()
@@ -103,6 +106,9 @@ class Mischief(Wrapper):
         self.forget = False  # says it stored, and does not
         self.misread: list[str] = []  # paths that read badly once
         self.explode: Exception | None = None  # something nobody foresaw
+        self.pause = 0.0  # seconds before each segment is taken
+        self.midway: Callable[[], None] | None = None  # happens once, in the middle of a put
+        self._stored = stored or inner.local
 
     def put_many(self, parcels: Sequence[Parcel]) -> list[HometapeError | None]:
         self.gate.wait()
@@ -113,16 +119,34 @@ class Mischief(Wrapper):
             return [self.refuse] * len(parcels)
         if self.forget:
             return [None] * len(parcels)
-        answers = self.inner.put_many(parcels)
+        answers = self.inner.put_many([self._tampered(parcel) for parcel in parcels])
         if self.corrupt:
             for parcel in parcels:
-                local = self.inner.local(parcel.path)
+                local = self._stored(parcel.path)
                 assert local is not None
                 local.write_bytes(b"~" + local.read_bytes()[1:])
         return answers
 
+    def _tampered(self, parcel: Parcel) -> Parcel:
+        def read() -> Iterator[bytes]:
+            SYSTEM.wait(self.pause)
+            happens, self.midway = self.midway, None
+            for number, block in enumerate(parcel.read()):
+                if number == 0:
+                    yield block[: len(block) // 2]
+                    if happens is not None:
+                        happens()
+                    yield block[len(block) // 2 :]
+                else:
+                    yield block
+
+        return replace(parcel, read=read)
+
     def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
-        return Target.verify_many(self, parcels)
+        self.gate.wait()
+        if self.misread or self.inner.capabilities.local:
+            return Target.verify_many(self, parcels)
+        return self.inner.verify_many(parcels)
 
     def read(self, path: str) -> Iterator[bytes]:
         self.gate.wait()
@@ -138,6 +162,8 @@ class Mischief(Wrapper):
 
     def state(self) -> State:
         self.gate.wait()
+        if isinstance(self.refuse, TargetRefused):
+            return State(Condition.REFUSED, str(self.refuse), self.refuse.hint)
         return self.inner.state()
 
 
