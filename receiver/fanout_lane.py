@@ -325,15 +325,17 @@ class Lane:
         else:
             event = self._woken
             self._until = min(self._rescan_at, self._gather_until) if self._gather_until > now else self._rescan_at
+            if self.target.place.kind == "removable":  # whether it was pulled is seen as soon as that it is back
+                self._until = min(self._until, now + self._absence())
         await self._wait(event, self._until - now)
 
     def _absence(self) -> float:
         """Seconds until it is looked at again: ever longer where a look costs a connection, or a person must act."""
         pace, place = self._setup.pace, self.target.place
-        if self.state.condition is Condition.REFUSED:
-            return backoff(self._looks, first=pace.refused, most=pace.longest)
         if place.kind == "removable":
             return min(pace.absent, pace.plugged)
+        if self.state.condition is Condition.REFUSED:
+            return backoff(self._looks, first=pace.refused, most=pace.longest)
         if place.kind == "remote":
             return backoff(self._looks, first=pace.absent, most=min(_SLOWEST_LOOK, max(pace.absent, pace.longest)))
         return pace.absent

@@ -29,6 +29,7 @@ _NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 _OWN_KERNEL = {
     0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630, 0x2011BAB0, 0x4D44, 0x7366746E, 0x2FC12FC1,
 }  # fmt: skip
+NEW_PREFIX = ".new-"
 TEMP_PREFIX = ".tmp-"
 SYNC_ALL_ABOVE = 8
 _IN_USE = {5, 32}  # Windows: access denied, sharing violation
@@ -128,6 +129,28 @@ class Disk:
                 folder.mkdir()
             self.sync_dir(folder.parent)
 
+    def make_dirs_below(self, root: Path, path: Path, *, by: Path) -> None:
+        """Create a folder and its parents below `root` durably, each made in the folder `by` and moved to its place.
+
+        Where a disk went away under the root, `by` went with it: nothing is made in the empty mount point.
+        """
+        missing = []
+        here = path
+        while here != root and not here.exists():
+            missing.append(here)
+            here = here.parent
+        for folder in reversed(missing):
+            made = by / f"{NEW_PREFIX}{secrets.token_hex(8)}"
+            with named(folder, "creating folder"):
+                made.mkdir()
+                try:
+                    made.rename(folder)
+                except OSError:
+                    made.rmdir()
+                    if not folder.is_dir():  # else another thread was first
+                        raise
+            self.sync_dir(folder.parent)
+
     def create(self, path: Path) -> BinaryIO:
         """Create a file that must not exist, unbuffered for reading and writing."""
         with named(path, "creating"):
@@ -218,9 +241,14 @@ class Disk:
 
     def clear_temps(self, folder: Path) -> list[Path]:
         """Delete leftover temporary files of a folder (not deeper) and return their paths."""
-        found = [path for path in folder.iterdir() if is_temp(path)] if folder.is_dir() else []
+        there = list(folder.iterdir()) if folder.is_dir() else []
+        found = [path for path in there if is_temp(path)]
         for path in found:
             self.remove(path)
+        for path in there:
+            if path.name.startswith(NEW_PREFIX):
+                with named(path, "deleting"):
+                    path.rmdir()
         return found
 
     def _write_temp(self, folder: Path, data: bytes) -> Path:

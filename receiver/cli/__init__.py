@@ -2,7 +2,7 @@
 
 import typer
 
-from receiver.cli import check, export, init, resync, run, status, verify, version
+from receiver.cli import check, disk, export, init, remote, resync, run, status, verify, version
 from receiver.settings import ReceiverSettings
 from tape.annotate import epilogue
 from tape.console import run_app
@@ -21,6 +21,8 @@ app.command("run", help=run.HELP, epilog=epilogue(ReceiverSettings))(run.run)
 app.command("status", help=status.HELP)(status.status)
 app.command("verify", help=verify.HELP)(verify.verify)
 app.command("resync", help=resync.HELP)(resync.resync)
+app.add_typer(disk.app, name="disk")
+app.add_typer(remote.app, name="remote")
 app.command("export", help=export.HELP)(export.export)
 app.command("version", help=version.HELP)(version.version)
 

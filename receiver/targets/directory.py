@@ -30,9 +30,10 @@ from receiver.targets.contract import (
     is_own,
 )
 from receiver.targets.marker import check_marker, identity, write_readme
-from receiver.targets.medium import GONE_HINT, drop_pages, is_forbidden, is_gone, is_shaky, takes_writes, too_large
+from receiver.targets.medium import GONE_HINT, drop_pages, is_forbidden, is_gone, is_shaky, takes_writes
 from receiver.targets.mounts import own_mount
 from receiver.targets.sums import SumsFiles, read_sums
+from receiver.targets.taking import SourceFault, from_source, too_large
 from tape.digest import BLOCK, BothDigests, new_xxh3
 from tape.durable import DISK, Disk, named
 from tape.errors import (
@@ -82,7 +83,7 @@ class DirectoryTarget(Target):
             check_segment(parcel.path)
         before = self._present(), self._instance
         with self._mapped():
-            self._disk.make_dirs(self.root / TEMP_FOLDER)
+            self._temp()
         answers = [too_large(self, parcel) for parcel in parcels]
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
@@ -93,7 +94,7 @@ class DirectoryTarget(Target):
                 continue
             try:
                 staged.append((number, self._stage(parcel), self.root / parcel.path))
-            except _SourceFault as fault:
+            except SourceFault as fault:
                 answers[number] = fault.error
             except HometapeError as error:
                 answers[number] = error
@@ -103,6 +104,16 @@ class DirectoryTarget(Target):
         self._place_all(staged, answers)
         self._still(before, answers)
         return answers
+
+    def _temp(self) -> Path:
+        """The folder for unfinished work. It alone is made in place, while the root is known to be there."""
+        temp = self.root / TEMP_FOLDER
+        if not temp.exists():
+            self._look()
+            with named(temp, "creating folder"), contextlib.suppress(FileExistsError):
+                temp.mkdir()
+            self._disk.sync_dir(self.root)
+        return temp
 
     def _stage(self, parcel: Parcel) -> Path:
         """The bytes of a parcel in a temporary file, proven to be what it promised; not synced yet."""
@@ -122,7 +133,7 @@ class DirectoryTarget(Target):
     def _fill(self, temp: Path, parcel: Parcel) -> None:
         fast, size = new_xxh3(), 0
         with self._disk.create(temp) as file:
-            for block in _from_source(parcel):
+            for block in from_source(parcel):
                 self._disk.write_all(file, block)
                 fast.update(block)
                 size += len(block)
@@ -139,7 +150,7 @@ class DirectoryTarget(Target):
             with self._mapped():
                 self._disk.sync_many([temp for _, temp, _ in staged], [])
                 for folder in {final.parent for _, _, final in staged}:
-                    self._disk.make_dirs(folder)
+                    self._disk.make_dirs_below(self.root, folder, by=self.root / TEMP_FOLDER)
             for number, temp, final in staged:
                 try:
                     with self._mapped():
@@ -177,7 +188,7 @@ class DirectoryTarget(Target):
             if not source.exists():
                 raise NotFound(f"target {self.id} has no {path}")
             base = self.root / ASIDE_FOLDER / path
-            self._disk.make_dirs(base.parent)
+            self._disk.make_dirs_below(self.root, base.parent, by=self._temp())
             number = 1
             while (where := base.with_name(f"{base.name}.{number}")).exists():
                 number += 1
@@ -379,18 +390,3 @@ class DirectoryTarget(Target):
             if isinstance(error, DiskError):
                 raise
             raise DiskError(f"target {self.id}: {error.strerror or error}") from error
-
-
-class _SourceFault(Exception):
-    """What the parcel's own bytes raised, apart from what the target's disk raises."""
-
-    def __init__(self, error: HometapeError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _from_source(parcel: Parcel) -> Iterator[bytes]:
-    try:
-        yield from parcel.read()
-    except HometapeError as error:
-        raise _SourceFault(error) from error

@@ -5,9 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from receiver.targets.contract import Parcel, Target
 from tape.durable import Disk
-from tape.errors import DiskError, HometapeError
+from tape.errors import HometapeError
 
 _WRITE_PROTECTED, _SHARING = 19, {32, 33}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -59,14 +58,3 @@ def takes_writes(folder: Path, disk: Disk) -> bool:
     except (HometapeError, OSError):
         return False
     return True
-
-
-def too_large(target: Target, parcel: Parcel) -> HometapeError | None:
-    """Why a segment can't be stored on that file system; None if it can."""
-    most = target.limits.max_file
-    if most is None or parcel.size <= most:
-        return None
-    return DiskError(
-        f"target {target.id}: its file system holds no file above {most} bytes, {parcel.path} has {parcel.size}",
-        hint="format it with a file system that does (exFAT, NTFS, ext4), or seal smaller segments",
-    )

@@ -78,11 +78,15 @@ def own_mount(folder: Path) -> Mount | None:
 
 def disks(look_in: Sequence[str], *, mounted: bool = True) -> list[Path]:
     """Places where a removable disk may be now: mount points (or, if not `mounted`, folders) that fit a pattern."""
-    patterns = list(look_in) or LOOK_IN.get(sys.platform, LOOK_IN["linux"])
     if not mounted:
-        return [place for pattern in patterns for place in _matching(pattern)]
+        return [place for pattern in patterns(look_in) for place in _matching(pattern)]
     local = [mount.path for mount in mounts() if not mount.network]
-    return sorted(path for path in local if any(_fits(path, pattern) for pattern in patterns))
+    return sorted(path for path in local if any(_fits(path, pattern) for pattern in patterns(look_in)))
+
+
+def patterns(look_in: Sequence[str]) -> list[str]:
+    """Where disks are looked for; by default where this system mounts them."""
+    return list(look_in) or LOOK_IN.get(sys.platform, LOOK_IN["linux"])
 
 
 def _fits(path: Path, pattern: str) -> bool:
