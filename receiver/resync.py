@@ -30,7 +30,7 @@ from receiver.verify import Progress, Verify
 from receiver.verify_record import Finding as Checked
 from tape.clock import Clock
 from tape.durable import DISK, Disk
-from tape.errors import HometapeError, StoreLocked
+from tape.errors import HometapeError, StoreLocked, TargetError
 from tape.receipt import new_key
 
 _LOOK = 0.5
@@ -188,17 +188,25 @@ class Resync:
         free = [entry.model_copy(update={"quota_bytes": 0}) for entry in self._settings.agent]
         settings = self._settings.model_copy(update={"agent": free})  # a quota is for what a server sends
         ingest = Ingest(settings, self._catalog, new_key(), clock=self._clock, disk=self._disk) if foreign else None
-        if ingest is not None:
-            await ingest.start()
+        trouble: HometapeError | None = None
         try:
-            commit = None if ingest is None else committing(ingest, asyncio.get_running_loop())
+            if ingest is not None:
+                await ingest.start()
+        except TargetError as error:  # home is away: what is found elsewhere can't be brought in now
+            trouble = error
+        try:
+            able = ingest if trouble is None else None
+            commit = None if able is None else committing(able, asyncio.get_running_loop())
             repair = Repair(
                 self._catalog, self._targets, self._settings.state, commit=commit, clock=self._clock, disk=self._disk
             )
-            return await asyncio.to_thread(repair.run, began, lines)
+            repaired = await asyncio.to_thread(repair.run, began, lines)
         finally:
             if ingest is not None:
                 await ingest.stop()
+        if trouble is not None:
+            repaired.failed.append((self._settings.home.id, "", str(trouble)))
+        return repaired
 
     def _close_incidents(self) -> None:
         """What told of many copies that were lost is over where nothing lacks any more."""

@@ -180,6 +180,33 @@ def test_segments_the_catalog_does_not_know_are_adopted(site: Site) -> None:
         assert (site.archive.root / "nas" / str(item.path)).exists()
 
 
+def test_what_home_itself_has_and_the_catalog_does_not_is_adopted_in_place(site: Site) -> None:
+    """A catalog older than the home archive: nothing is copied, and nothing private is left."""
+    newer = site.archive.maker.many(3)
+    files = [put(site.archive.root / "home", item) for item in newer]
+    inodes = [file.stat().st_ino for file in files]
+    site.archive.made += newer
+    _, ending = site.run()
+    assert ending is not None
+    assert (ending.repaired.adopted, ending.exit_code) == (3, 0)
+    assert [file.stat().st_ino for file in files] == inodes
+    assert [file.stat().st_nlink for file in files] == [1, 1, 1]
+    assert list((site.archive.root / "state" / "inbox").iterdir()) == []
+    site.level()
+
+
+def test_without_home_nothing_is_brought_in_and_that_is_said(site: Site) -> None:
+    """Home is away: what a target has beyond the catalog waits, the exit code says not level, nothing is dropped."""
+    (item,) = site.archive.maker.many(1)
+    put(site.archive.root / "nas", item)
+    (site.archive.root / "home" / ".hometape-target").rename(site.archive.root / "marker")
+    _, ending = site.run()
+    assert ending is not None
+    assert (ending.exit_code, ending.repaired.adopted, ending.unread) == (1, 0, 1)
+    assert "home has no" in ending.repaired.failed[0][2] or ".hometape-target" in ending.repaired.failed[0][2]
+    assert site.archive.copied("home") == 12
+
+
 def test_a_look_alone_adopts_nothing(site: Site) -> None:
     """--no-adopt leaves foreign segments where they are, and says that not all is level."""
     (item,) = site.archive.maker.many(1)

@@ -55,9 +55,9 @@ def test_it_finds_what_sets_would(tmp_path_factory: pytest.TempPathFactory, data
         streams = data.draw(st.lists(names, min_size=1, max_size=5, unique=True))
         for number, stream in enumerate(streams):
             for epoch in data.draw(st.lists(st.sampled_from(["aa", "0b", "f0"]), min_size=1, max_size=2, unique=True)):
-                identity = {"epoch": f"{epoch}{number:014x}", "file_id": f"{number:030x}{epoch}"}
                 agent = data.draw(st.sampled_from(["box", "bo", "box-1"]))
-                maker = Maker(agent=agent, stream=stream, real=False, step_ns=DAY_NS // 3, **identity)
+                maker = Maker(agent, stream, f"{epoch}{number:014x}", f"{number:030x}{epoch}", step_ns=DAY_NS // 3)
+                maker.real = False
                 made = maker.many(data.draw(st.integers(1, 6)))
                 for item, fate in zip(made, [data.draw(st.sampled_from(FATES)) for _ in made], strict=True):
                     happen(catalog, clock, target, item, fate, expected, present, sums)
