@@ -14,14 +14,15 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from receiver import catalog_drops, catalog_state, catalog_targets, catalog_writes
+from receiver import catalog_drops, catalog_proofs, catalog_state, catalog_targets, catalog_writes
 from receiver import catalog_queries as queries
 from receiver.catalog_ids import Ids
+from receiver.catalog_proofs import Attested
 from receiver.catalog_queries import EpochState, Incident, Quarantined, SourceFile, StreamTotals, TargetTotals
 from receiver.catalog_rows import NewSegment, read_held
 from receiver.catalog_schema import connect, explained
 from receiver.catalog_view import CatalogView
-from receiver.catalog_writes import Attested, Refusal
+from receiver.catalog_writes import Refusal
 from receiver.model import Copy, Held
 from receiver.standing import Looked, observe
 from tape.clock import Clock
@@ -160,7 +161,7 @@ class Catalog(CatalogView):
     def add_copies(self, copies: Sequence[Copy]) -> None:
         """Record proven copies in one transaction; one that is known already is verified anew."""
         with self._write() as base:
-            touched = catalog_writes.add_copies(base, self._ids, copies)
+            touched = catalog_proofs.add_copies(base, self._ids, copies)
         self._changed(touched)
 
     def drop_copy(self, segment: int, target: str, why: str) -> None:
@@ -194,13 +195,8 @@ class Catalog(CatalogView):
         Each link is checked as soon as both of its ends are known. A contradiction is an incident; the
         segment whose `previous` contradicts is never safe.
         """
-        found = []
-        touched = set()
         with self._write() as base:
-            for segment, sha256 in items:
-                result, place = catalog_writes.attest(base, segment, sha256, self._clock.now_ns())
-                found.append(result)
-                touched.add((place.agent, place.stream_name))
+            found, touched = catalog_proofs.attest_many(base, items, self._clock.now_ns())
         self._changed(touched)
         return found
 

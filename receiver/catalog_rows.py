@@ -34,17 +34,20 @@ class NewSegment:
 
 def facts_of(new: NewSegment) -> str:
     """What a stream's segments share, as canonical JSON."""
+    return _canonical(shared_facts(new))
+
+
+def shared_facts(new: NewSegment) -> dict[str, Any]:
+    """What a stream's segments share, as JSON values."""
     footer = new.footer
-    return _canonical(
-        {
-            "agent_version": footer.agent_version,
-            "format": footer.format,
-            "kind": footer.kind,
-            "layout": footer.layout,
-            "schema": footer.schema,
-            "suffix": new.path.name.suffix,
-        }
-    )
+    return {
+        "agent_version": footer.agent_version,
+        "format": footer.format,
+        "kind": footer.kind,
+        "layout": footer.layout,
+        "schema": footer.schema,
+        "suffix": new.path.name.suffix,
+    }
 
 
 def origin_of(footer: Footer) -> str:

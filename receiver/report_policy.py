@@ -113,7 +113,7 @@ class PolicyReport:
 
 
 def survey(base: sqlite3.Connection, rules: Rules, configured: Collection[str]) -> Survey:
-    """Every part of the archive, from ranges; sums are read only of what is not at all configured targets."""
+    """Every part of the archive, from ranges and running sums."""
     everywhere = frozenset(configured)
     sums: dict[tuple[str, frozenset[str]], Sums] = {}
     lost, streams = Sums(), dict.fromkeys((one.match for one in rules.streams), 0)
