@@ -1,6 +1,7 @@
 """3-2-1 in figures: every part of the archive under its own rule, dated, and told as loudly as it deserves."""
 
 import io
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from receiver.model import Copy, Held
 from receiver.placement import Rule, Standing, Where
 from receiver.policy import rules_of, wheres
 from receiver.report import StatusReport, status
-from receiver.report_policy import lacks_of, level_of, rule_text, survey, waits_for
+from receiver.report_policy import behind, lacks_of, level_of, rule_text, survey, waits_for
 from receiver.report_view import render
 from receiver.settings import ReceiverSettings
 from tape.clock import ManualClock
@@ -101,6 +102,33 @@ async def test_groups_say_what_how_much_since_when_and_for_whom(archive: Archive
     assert [one.target for one in risk.waiting_for] == ["cloud", "nas"]
     assert risk.age_s == 7200
     assert found.policy.lacking == {"1 of 2 sites": 3, "1 of 3 copies": 1, "1 of 2 media": 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_the_figures_are_those_of_counting_each_segment(archive: Archive, seed: int) -> None:
+    """Copies at random: every group, every sum and every target's lack is what counting one by one gives."""
+    rng = random.Random(seed)
+    held = archive.commit(300) + archive.take(
+        Maker(stream="demo/other", epoch="00000000000000bb", file_id="e" * 32, real=False).many(40)
+    )
+    at = {one.id: {name for name in PLACES if rng.random() < (0.9 if one.id % 50 else 0.3)} for one in held}
+    for name in PLACES:
+        copy(archive, [one for one in held if name in at[one.id]], name)
+    chosen = settings(archive, {**RULE, "stream": [{"match": "*/other", "copies": 2, "media": 1, "sites": 1}]})
+    rules, places = rules_of(chosen), wheres(chosen)
+    found = archive.catalog.ask(lambda base: survey(base, rules, places))
+    expected: dict[tuple[str, frozenset[str]], list[Held]] = {}
+    for one in held:
+        key = (rules.of(one.path.agent, one.path.stream).match, frozenset(at[one.id]))
+        expected.setdefault(key, []).append(one)
+    assert {(part.match, part.names): (part.sums.segments, part.sums.bytes) for part in found.parts} == {
+        key: (len(some), sum(one.size for one in some)) for key, some in expected.items()
+    }
+    for name in PLACES:
+        lacking = [one for one in held if name not in at[one.id]]
+        lack = behind(found, name)
+        assert (lack.segments, lack.bytes) == (len(lacking), sum(one.size for one in lacking))
+        assert lack.oldest_ns == min(one.committed_ns for one in lacking)
 
 
 async def test_streams_count_by_their_own_rule(archive: Archive) -> None:

@@ -21,6 +21,7 @@ from receiver.targets.opening import open_targets
 from receiver.targets.wrapping import Wrapper
 from tape.clock import ManualClock
 from tests.support.archive import Archive, Mischief
+from tests.support.ports import free_port
 from tests.support.segments import START_NS
 
 SECOND = 1_000_000_000
@@ -53,6 +54,7 @@ class Disks:
         self.media = root / "media"
         self.media.mkdir()
         self.drawer = root / "drawer"
+        self.more: list[dict[str, Any]] = []
         prepare(self.drawer / "stick" / "hometape", "usb-a", clock=clock)
 
     def plug(self) -> None:
@@ -72,6 +74,7 @@ class Disks:
                     {"id": "home", "path": str(root / "home"), "home": True},
                     {"id": "nas", "path": str(root / "nas"), "medium": "nas"},
                     {"id": "usb-a", "kind": "removable", "mounted": False},
+                    *self.more,
                 ],
             }
         )
@@ -195,6 +198,19 @@ async def test_what_the_service_knows_of_a_disk_is_shown(disks: Disks) -> None:
     page = shown(found)
     assert "ready: safe to unplug" in page
     assert "5 s left" in page
+
+
+def test_a_remote_is_told_as_the_service_last_saw_it(disks: Disks) -> None:
+    """Asking a cloud takes seconds: with a service that does so, status does not; without one it asks itself."""
+    config = disks.archive.root / "rclone.conf"
+    config.write_text(
+        f"[dead]\ntype = webdav\nurl = http://127.0.0.1:{free_port()}/\nvendor = other\n", encoding="utf-8"
+    )
+    disks.more = [{"id": "cloud", "kind": "remote", "remote": "dead:tape", "rclone_config": str(config)}]
+    lane = {"target": "cloud", "condition": "ready", "reason": "", "free_bytes": 4321}
+    cloud = disks.report(lanes=[lane]).targets[3]
+    assert (cloud.condition, cloud.free_bytes, cloud.kind) == ("ready", 4321, "remote")
+    assert disks.report().targets[3].condition == "absent"
 
 
 @pytest.mark.parametrize(
