@@ -180,7 +180,7 @@ class Catalog(CatalogView):
             dropped, touched = catalog_drops.drop_copies(base, self._ids, target, segments, before_ns)
             if dropped:
                 text = f"copies at {target} no longer count: {why}"
-                subject = catalog_drops.many_at(target)
+                subject = catalog_writes.many_at(target)
                 catalog_writes.add_incident(base, catalog_writes.LOST_COPY, "", "", subject, text, now)
         self._changed(touched)
         return dropped

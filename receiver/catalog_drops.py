@@ -9,11 +9,6 @@ from receiver.catalog_tables import COPIES, IDS
 from tape.receipt import to_ranges
 
 
-def many_at(target: str) -> str:
-    """The subject of the incident that tells of them all."""
-    return f"many at {target}"
-
-
 def drop_copies(
     base: sqlite3.Connection, ids: Ids, target_name: str, segments: Sequence[int], before_ns: int
 ) -> tuple[int, set[tuple[str, str]]]:

@@ -19,6 +19,7 @@ from receiver.catalog_writes import (
     Place,
     add_incident,
     close_incident,
+    many_at,
     place_from,
     place_of,
 )
@@ -132,7 +133,7 @@ def _found_again(base: sqlite3.Connection, epoch: int, seq: int, *, now: int) ->
 def _close_if_level(base: sqlite3.Connection, target: int, now: int) -> None:
     """What was told of all copies of a target at once is over when it has every segment again."""
     (name,) = base.execute("SELECT name FROM target WHERE id=?", (target,)).fetchone()
-    about = ((REPLACED, name), (LOST_COPY, f"many at {name}"))
+    about = ((REPLACED, name), (LOST_COPY, many_at(name)))
     open_ones = [
         one
         for one in about

@@ -220,6 +220,11 @@ def place_from(row: Sequence[Any]) -> Place:
     return Place(*(*ids_and_names, Link(seq, previous.hex(), strong), bool(broken)))
 
 
+def many_at(target: str) -> str:
+    """The subject of the one incident that tells of many copies lost at a target."""
+    return f"many at {target}"
+
+
 def refuse(base: sqlite3.Connection, ids: Ids, refusal: Refusal, now: int) -> None:
     """Record what was refused: for the receipt, for the operator, and as an incident."""
     known = base.execute("SELECT count(*) FROM quarantine WHERE agent=?", (refusal.agent,)).fetchone()[0]

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from receiver import catalog_walk as walk
 from receiver.catalog import Catalog
-from receiver.catalog_drops import many_at
-from receiver.catalog_writes import LOST_COPY
 from receiver.fanout import Fanout
 from receiver.ingest import Ingest
 from receiver.live import read_live
@@ -179,7 +177,6 @@ class Resync:
         for target in self._chosen:
             with suppress(HometapeError):
                 await asyncio.to_thread(target.settle)
-        self._close_incidents()
         return repaired
 
     async def _act(self, plan: Plan, findings: Path) -> Repaired:
@@ -207,12 +204,6 @@ class Resync:
         if trouble is not None:
             repaired.failed.append((self._settings.home.id, "", str(trouble)))
         return repaired
-
-    def _close_incidents(self) -> None:
-        """What told of many copies that were lost is over where nothing lacks any more."""
-        for name, left in self.behind().items():
-            if not left.segments:
-                self._catalog.close_incident(LOST_COPY, subject=many_at(name))
 
     def _ask(self, findings: Path) -> Repaired:
         """With the service: hand the findings over and wait until it has acted on them."""
