@@ -67,7 +67,7 @@ def test_a_broken_file_changes_nothing(side: HomeSide) -> None:
     side.wait_receipt(held=7, safe=7)
     side.append("this is no TOML at all\n")
     wait_until(lambda: side.service is not None and side.service.err().count("can't be used") == 2, within=20)
-    side.toml.write_text(good, encoding="utf-8")
+    side.toml.write_text(good, encoding="utf-8", newline="\n")
     add_target(side, "attic")
     side.wait_copied("attic", 7)
     assert side.service.err().count("can't be used") == 2
@@ -95,7 +95,7 @@ def test_a_target_taken_out_counts_no_more(side: HomeSide) -> None:
     text = side.toml.read_text(encoding="utf-8")
     start = text.index('id = "nas"')
     start = text.rindex("[[target]]", 0, start)
-    side.toml.write_text(text[:start] + text[text.index("[[target]]", start + 1) :], encoding="utf-8")
+    side.toml.write_text(text[:start] + text[text.index("[[target]]", start + 1) :], encoding="utf-8", newline="\n")
     log = side.service
     assert log is not None
     wait_until(lambda: log.err().count("is followed") == 2, within=20, what="the change to be followed")

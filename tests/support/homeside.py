@@ -105,7 +105,7 @@ class HomeSide:
         """Change the configuration, as an editor does; `old` must be there once."""
         text = self.toml.read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in\n{text}"
-        self.toml.write_text(text.replace(old, new), encoding="utf-8")
+        self.toml.write_text(text.replace(old, new), encoding="utf-8", newline="\n")
 
     def append(self, text: str) -> None:
         """Add to the end of the configuration."""

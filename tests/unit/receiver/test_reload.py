@@ -38,7 +38,7 @@ class File:
         self.watch = ConfigWatch(self.path, load(ReceiverSettings, self.path))
 
     def write(self, text: str) -> None:
-        self.path.write_text(text, encoding="utf-8")
+        self.path.write_text(text, encoding="utf-8", newline="\n")
 
     def settle(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """Two looks; what the second one found: what is followed, and what waits for a restart."""
