@@ -145,15 +145,15 @@ def test_commands_shown_exist_with_their_options() -> None:
     groups = {name: typer.main.get_command(app) for name, app in apps().items()}
     seen = 0
     for where, (name, *rest) in shown_commands():
-        group = groups[name]
-        assert hasattr(group, "commands")
-        assert rest, f"{where}: {name} without a subcommand"
-        assert rest[0] in group.commands, f"{where}: {name} has no subcommand {rest[0]}"
-        command = group.commands[rest[0]]
+        command, shown = groups[name], name
+        while hasattr(command, "commands"):
+            assert rest, f"{where}: {shown} without a subcommand"
+            assert rest[0] in command.commands, f"{where}: {shown} has no subcommand {rest[0]}"
+            command, shown, rest = command.commands[rest[0]], f"{shown} {rest[0]}", rest[1:]
         taken = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-        for word in rest[1:]:
+        for word in rest:
             if word.startswith("-") and not re.fullmatch(r"-\d+", word):
-                assert word.split("=")[0] in taken, f"{where}: {name} {rest[0]} does not take {word}"
+                assert word.split("=")[0] in taken, f"{where}: {shown} does not take {word}"
         seen += 1
     assert seen > 5
 
