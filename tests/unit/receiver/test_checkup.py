@@ -136,7 +136,9 @@ def test_a_remote_that_can_not_be_reached_is_a_warning_in_time(house: House) -> 
     """Nobody listens there: said within the limit, with the target's name."""
     config = house.root / "rclone.conf"
     config.write_text(
-        f"[dead]\ntype = webdav\nurl = http://127.0.0.1:{free_port()}/\nvendor = other\n", encoding="utf-8"
+        f"[dead]\ntype = webdav\nurl = http://127.0.0.1:{free_port()}/\nvendor = other\n",
+        encoding="utf-8",
+        newline="\n",
     )
     house.targets.append({"id": "cloud", "kind": "remote", "remote": "dead:tape", "rclone_config": str(config)})
     began = SYSTEM.monotonic()

@@ -204,7 +204,9 @@ def test_a_remote_is_told_as_the_service_last_saw_it(disks: Disks) -> None:
     """Asking a cloud takes seconds: with a service that does so, status does not; without one it asks itself."""
     config = disks.archive.root / "rclone.conf"
     config.write_text(
-        f"[dead]\ntype = webdav\nurl = http://127.0.0.1:{free_port()}/\nvendor = other\n", encoding="utf-8"
+        f"[dead]\ntype = webdav\nurl = http://127.0.0.1:{free_port()}/\nvendor = other\n",
+        encoding="utf-8",
+        newline="\n",
     )
     disks.more = [{"id": "cloud", "kind": "remote", "remote": "dead:tape", "rclone_config": str(config)}]
     lane = {"target": "cloud", "condition": "ready", "reason": "", "free_bytes": 4321}
