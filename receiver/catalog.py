@@ -208,12 +208,12 @@ class Catalog(CatalogView):
         Another instance than before is another disk or folder: none of its copies counts from then on,
         and an incident says so until they are made again. Cheap to call often.
         """
-        known = next((one for one in self.targets() if one.name == name), None)
-        if not catalog_targets.is_news(known, instance, seen_ns):
-            return False
-        replaced = catalog_targets.replaced(known, instance)
+        with self._read() as reader:
+            if not catalog_targets.is_news(catalog_targets.find(reader, name), instance, seen_ns):
+                return False
         touched: set[tuple[str, str]] = set()
         with self._write() as base:
+            replaced = catalog_targets.replaced(catalog_targets.find(base, name), instance)
             if replaced:
                 count, touched = catalog_targets.forget(base, self._ids, name)
                 if count:
@@ -226,9 +226,9 @@ class Catalog(CatalogView):
 
     def retire_target(self, name: str) -> int:
         """Forget a target that is configured no more, and all its copies; how many there were."""
-        if all(one.name != name for one in self.targets()):
-            return 0
         with self._write() as base:
+            if catalog_targets.find(base, name) is None:
+                return 0
             count, touched = catalog_targets.forget(base, self._ids, name)
             catalog_targets.close_about(base, name, self._clock.now_ns())
         self._changed(touched)

@@ -30,6 +30,11 @@ def read(base: sqlite3.Connection) -> list[KnownTarget]:
     return [KnownTarget(*row) for row in base.execute("SELECT name, instance, seen FROM target ORDER BY name")]
 
 
+def find(base: sqlite3.Connection, name: str) -> KnownTarget | None:
+    """What is known of a target; None if it never was there."""
+    return next((one for one in read(base) if one.name == name), None)
+
+
 def is_news(known: KnownTarget | None, instance: str, seen_ns: int) -> bool:
     """Whether seeing a target with that instance at that time is worth writing down."""
     if known is None or known.seen_ns is None or (instance and instance != known.instance):
