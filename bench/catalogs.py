@@ -42,7 +42,7 @@ def build(folder: Path, total: int) -> None:
     state.mkdir(parents=True)
     for name in TARGETS:
         prepare(folder / name, name, clock=SYSTEM)
-    (folder / "receiver.toml").write_text(_config(folder), encoding="utf-8")
+    (folder / "receiver.toml").write_text(_config(folder), encoding="utf-8", newline="\n")
     Catalog.open(state, clock=SYSTEM).close()
     base = sqlite3.connect(state / "catalog.db", isolation_level=None)
     base.execute("PRAGMA journal_mode=OFF")
