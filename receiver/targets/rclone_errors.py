@@ -38,7 +38,7 @@ _WRONG = re.compile(
     r"invalidaccesskeyid|signaturedoesnotmatch|expired_?-?token|token (?:has )?expired|expired_access_token"
     r"|invalid_?[ ]?(?:access_)?(?:token|grant|client|credential)|bad_auth_token|unable to authenticate"
     r"|couldn't fetch token|oauth2|authentication failed|logon failure|requesttimetooskewed|unauthori[sz]ed"
-    r"|couldn't decrypt|password.{0,20}configuration|knownhosts|host key|empty token|no suitable credentials|"
+    r"|(?:couldn't|unable to) decrypt|password.{0,20}configuration|knownhosts|host key|empty token|no suitable credentials|"
     + _STATUS.format(401, "unauthori"),
     re.IGNORECASE,
 )
