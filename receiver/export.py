@@ -23,7 +23,7 @@ from receiver.export_plan import (
     parts_of,
     plan_files,
 )
-from receiver.export_read import part_bytes, part_rows, prefix_of, same_bytes
+from receiver.export_read import at_rows, part_bytes, part_rows, prefix_of, same_bytes
 from receiver.export_tables import CsvSink, ParquetSink, RowSink, fitted, table_schema
 from receiver.model import ExportForm, Held
 from receiver.shelf import Shelf, shelf_from_folder, shelf_of
@@ -263,9 +263,8 @@ class Export:
         for plan in plans:
             if plan.overlaps:
                 parts: dict[int, list[Part]] = {}
-                for item in self._parts(plan):
-                    if isinstance(item, Part):
-                        parts.setdefault(item.held.id, []).append(item)
+                for part in at_rows(self._shelf, (item for item in self._parts(plan) if isinstance(item, Part))):
+                    parts.setdefault(part.held.id, []).append(part)
                 found.update(dict.fromkeys((life.file_id for life in plan.lives), parts))
         return found
 

@@ -2,8 +2,9 @@
 
 A file life is the run of segments that cover one life of one source file. An agent that lost its outbox
 reads the files that are still there again, under a new epoch and a new `file_id`: such lives are one
-file, told by the name or the head fingerprint, and proven by comparing every byte that both cover. Parts
-of one file may then overlap; what is covered already is skipped, so no byte comes out twice.
+file, told by the name (or what rotation makes of it) or the head fingerprint, and proven by comparing every
+byte that both cover. Parts of one file may then overlap; what is covered already is skipped, so no byte comes
+out twice.
 """
 
 import heapq
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from receiver.catalog import Catalog, SourceFile
 from receiver.model import Held
 from tape.digest import xxh3
+from tape.filenames import kin
 
 FULL_HEAD = 4096
 Runs = list[tuple[int, int]]
@@ -173,11 +175,20 @@ def _match(
             if epoch in plan.epochs:
                 continue
             full = length == FULL_HEAD
-            named_alike = safe_name(life.name) == safe_name(plan.lives[0].name)
             longer = life.end >= max(known.end for known in plan.lives)
-            if (full or (named_alike and longer)) and all(same(known, life) for known in plan.lives):
+            if (full or (longer and _akin(life, plan.lives))) and all(same(known, life) for known in plan.lives):
                 return plan
     return None
+
+
+def _akin(life: SourceFile, known: Sequence[SourceFile]) -> bool:
+    """Whether a name is that of a known reading, or what rotation makes of it while the file was not finished."""
+    for one in known:
+        if safe_name(life.name) == safe_name(one.name):
+            return True
+        if kin(life.name, one.name) and (not one.final or life.end == one.end):
+            return True
+    return False
 
 
 def extent(held: Held) -> tuple[int, int]:

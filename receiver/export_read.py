@@ -1,7 +1,8 @@
 """Segments back to bytes and rows for an export: checked while they are read, cut to a window and to what is new."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -96,6 +97,64 @@ def _rows_within(layout: Layout, batch: pa.RecordBatch, size: int) -> int:
         else:
             high = middle - 1
     return low
+
+
+def at_rows(shelf: Shelf, parts: Iterable[Part]) -> list[Part]:
+    """A file's parts, ascending, cut where rows begin and end.
+
+    Where one reading ends in the middle of a row that the next one has whole (or the other way round), the row is
+    taken from the one that has it whole, so that it comes out once and as it is.
+    """
+    done: list[Part] = []
+    for part in parts:
+        if done and done[-1].high == part.low:
+            cut = _row_cut(shelf, done, part)
+            while done and done[-1].low >= cut:
+                done.pop()
+            if done and cut != part.low:
+                done[-1] = replace(done[-1], high=cut)
+            part = replace(part, low=cut)
+        if part.low < part.high:
+            done.append(part)
+    return done
+
+
+def _row_cut(shelf: Shelf, done: list[Part], after: Part) -> int:
+    """Where to cut between the parts so far and the next one, so that no row is torn; where they meet, if it must."""
+    here, before = after.low, done[-1]
+    if extent(after.held)[0] < here:
+        start, _ = _row_at(shelf, after.held, here)
+        other = next((part for part in done if part.low <= start < part.high), None)
+        if other is not None and start != here and _begins(shelf, other.held, start):
+            return start
+    if extent(before.held)[1] > here:
+        _, end = _row_at(shelf, before.held, here)
+        if end <= after.high and _begins(shelf, after.held, end):
+            return end
+    return here
+
+
+def _begins(shelf: Shelf, held: Held, place: int) -> bool:
+    """Whether a row of a segment begins at a place of its file, or the segment itself begins or ends there."""
+    return place in extent(held) or _row_at(shelf, held, place)[0] == place
+
+
+def _row_at(shelf: Shelf, held: Held, place: int) -> tuple[int, int]:
+    """Where the row of a segment begins that a place lies in or in front of, and where it ends; both the place
+    itself if a row ends and the next one begins there.
+    """
+    here = extent(held)[0]
+    with shelf.opened(held) as path:
+        for layout, batch in row_batches(path):
+            size = len(render(layout, batch))
+            if here + size >= place:
+                count = _rows_within(layout, batch, place - here)
+                start = here + len(render(layout, batch.slice(0, count)))
+                if start == place:
+                    return place, place
+                return start, start + len(render(layout, batch.slice(count, 1)))
+            here += size
+    return here, here
 
 
 def prefix_of(shelf: Shelf, agent: str, stream: str, life: SourceFile) -> bytes:

@@ -7,9 +7,9 @@ from agent.identity import FINGERPRINT, Claim, Content, Match, Resemblance, clai
 from agent.sources.desk import Desk, Moved
 from agent.sources.handles import read_at
 from agent.sources.lives import COMPARED, Life, family
-from agent.sources.naming import kin
 from agent.sources.scan import Seen
 from tape.digest import xxh3
+from tape.filenames import kin
 
 
 @dataclass(slots=True)

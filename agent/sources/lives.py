@@ -12,8 +12,8 @@ from pathlib import PurePath
 
 from agent.identity import FINGERPRINT
 from agent.model import KnownFile, Origin
-from agent.sources.naming import base_of
 from tape.digest import xxh3
+from tape.filenames import base_of
 
 LADDER = (1, 16, 256, FINGERPRINT)
 COMPARED = 32

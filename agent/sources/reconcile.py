@@ -9,8 +9,9 @@ from agent.model import EventKind, Origin
 from agent.sources.claims import Newcomer, copies_among, decide, examine
 from agent.sources.desk import Desk, Moved, same_stat
 from agent.sources.lives import Life
-from agent.sources.naming import archive_suffix, kin, stream_of
+from agent.sources.naming import stream_of
 from agent.sources.scan import Scan, Seen
+from tape.filenames import archive_suffix, kin
 
 _TURN = 64
 

@@ -7,9 +7,10 @@ from agent.identity import Content, Fate, Place, Sight, fate
 from agent.model import EventKind, KnownFile
 from agent.sources.desk import Desk
 from agent.sources.lives import Life
-from agent.sources.naming import MEMBER, archive_suffix, kin
+from agent.sources.naming import MEMBER
 from agent.sources.reconcile import Reconciler
 from agent.sources.scan import Scan, Seen
+from tape.filenames import archive_suffix, kin
 
 
 def outer_path(path: str) -> str:

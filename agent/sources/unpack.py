@@ -14,12 +14,13 @@ from agent.sources.archives import Archive
 from agent.sources.claims import Likeness, Newcomer, begins_with, decide
 from agent.sources.desk import Desk, Moved
 from agent.sources.lives import Life
-from agent.sources.naming import MEMBER, archive_suffix
+from agent.sources.naming import MEMBER
 from agent.sources.reconcile import new_life
 from agent.sources.restart import outer_path
 from agent.sources.scan import Scan, Seen
 from tape.digest import xxh3
 from tape.errors import Damaged
+from tape.filenames import archive_suffix
 
 _NOWHERE = Seen(-1, -1, -1, -1, link=False)
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sources.naming import archive_suffix, base_of, kin, stream_of
+from agent.sources.naming import stream_of
+from tape.filenames import archive_suffix, base_of, kin
 from tape.names import check_stream
 
 
