@@ -22,7 +22,8 @@ def init(
     state: Annotated[Path, typer.Option(help="folder for catalog, inbox and keys")] = Path("hometape-state"),
     home: Annotated[Path, typer.Option(help="folder of the home archive")] = Path("hometape-home"),
     target: Annotated[
-        list[str] | None, typer.Option(help="further target as ID=PATH or ID=PATH,MEDIUM,SITE; may be repeated")
+        list[str] | None,
+        typer.Option(help="further folder (a NAS, a second disk) as ID=PATH or ID=PATH,MEDIUM,SITE; may be repeated"),
     ] = None,
     agent: Annotated[
         list[str] | None, typer.Option(help="agent as NAME=KEY or NAME=dropbox:FOLDER; may be repeated")
@@ -72,6 +73,8 @@ def init(
         f"host_key = {quoted(public_line(host_key))}\nreceipt_key = {quoted(receipt_line(receipt_key))}\n", markup=False
     )
     out.print(f"hint: tape-receiver check --config {path}", markup=False)
+    out.print("hint: a disk that comes and goes: tape-receiver disk init ID MOUNT_POINT", markup=False)
+    out.print("hint: a cloud or another server: tape-receiver remote add", markup=False)
 
 
 def _split(text: str, what: str) -> tuple[str, str]:
