@@ -124,6 +124,17 @@ def behind(base: sqlite3.Connection, target: int | None, *, after: int, limit: i
     return found
 
 
+def attested(base: sqlite3.Connection, segments: Sequence[int]) -> dict[int, str]:
+    """The SHA-256 of those of these segments whose home bytes were read back."""
+    found: dict[int, str] = {}
+    for start in range(0, len(segments), PAGE):
+        some = segments[start : start + PAGE]
+        marks = ",".join("?" * len(some))
+        query = f"SELECT id, hex(sha256) FROM segment WHERE sha256 IS NOT NULL AND id IN ({marks})"  # noqa: S608 - question marks only
+        found |= {number: strong.lower() for number, strong in base.execute(query, some)}
+    return found
+
+
 def streams(base: sqlite3.Connection) -> list[StreamTotals]:
     """Every stream with its totals here and at each target, by agent and name."""
     targets: dict[int, str] = dict(base.execute("SELECT id, name FROM target").fetchall())

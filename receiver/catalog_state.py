@@ -1,13 +1,14 @@
 """How things stand, from ranges and sums alone: receipts, coverage, sizes of parts of an epoch, growth."""
 
-import json
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TypeVar
 
 from receiver import catalog_spans, gaps
-from receiver.catalog_tables import ATTESTED, COPIES, HELD, WANTED
+from receiver.catalog_tables import ATTESTED, COPIES, HELD, WANTED, ends_id
 from receiver.placement import Rule, Where, satisfying
 from receiver.standing import Lack, Looked
 from tape.inventory import BLOCK, BLOCK_BITS
@@ -96,87 +97,82 @@ def _layers(spans: Mapping[int, Ranges], names: Mapping[int, str]) -> dict[str, 
 
 
 def part_sums(base: sqlite3.Connection, epoch: int, parts: Mapping[Key, Ranges]) -> dict[Key, Sums]:
-    """The sums over each of the parts that an epoch's held segments fall into. Costs by ranges and whole blocks.
+    """The sums over each of the parts that an epoch's held segments fall into. Costs by ranges and blocks.
 
-    The part with the most ranges is what is left of the epoch.
+    Together the parts are all that is held: the one with the most ranges is what the others leave.
     """
     if not parts:
         return {}
+    blocks = _Blocks(base, epoch)
     *others, largest = sorted(parts, key=lambda key: len(parts[key]))
-    found = {key: range_sums(base, epoch, parts[key]) for key in others}
-    size = base.execute("SELECT total(bytes) FROM block WHERE epoch=?", (epoch,)).fetchone()[0]
-    rest = int(size) - sum(sums.bytes for sums in found.values())
-    whole, edges = _cut(parts[largest])
-    oldest = _oldest(base, epoch, edges, _whole(base, epoch, whole)[1])
-    return {**found, largest: Sums(gaps.count(parts[largest]), rest, oldest)}
+    found = {key: blocks.sums(parts[key]) for key in others}
+    rest = blocks.ends[-1] - sum(sums.bytes for sums in found.values())
+    return {**found, largest: blocks.sums(parts[largest], size=rest)}
 
 
 def range_sums(base: sqlite3.Connection, epoch: int, ranges: Ranges) -> Sums:
     """The sums over ranges of an epoch's held segments. Every number in them must be held."""
-    whole, edges = _cut(ranges)
-    size, oldest = _whole(base, epoch, whole)
-    return Sums(gaps.count(ranges), size + _edge_bytes(base, epoch, edges), _oldest(base, epoch, edges, oldest))
+    return _Blocks(base, epoch).sums(ranges) if ranges else Sums()
 
 
-def _cut(ranges: Ranges) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Ranges as the blocks that lie wholly in them, by number, and what lies at the edges, each within one block."""
-    whole: list[tuple[int, int]] = []
-    edges: list[tuple[int, int]] = []
-    for first, last in ranges:
-        low, high = first >> BLOCK_BITS, last >> BLOCK_BITS
-        if low == high:
-            starts_block = ends_block = last - first == BLOCK - 1
-        else:
-            starts_block, ends_block = first % BLOCK == 0, last % BLOCK == BLOCK - 1
-            if not starts_block:
-                edges.append((first, (low + 1 << BLOCK_BITS) - 1))
-            if not ends_block:
-                edges.append((high << BLOCK_BITS, last))
-        if low == high and not starts_block:
-            edges.append((first, last))
-        elif low + (not starts_block) <= high - (not ends_block):
-            whole.append((low + (not starts_block), high - (not ends_block)))
-    return whole, edges
+class _Blocks:
+    """An epoch's blocks: sums of whole ones from memory, of edges from `block_ends`, ages from rows only where needed."""
 
+    def __init__(self, base: sqlite3.Connection, epoch: int) -> None:
+        self._base = base
+        self._epoch = epoch
+        rows = base.execute(
+            "SELECT number, bytes, first_committed FROM block WHERE epoch=? ORDER BY number", (epoch,)
+        ).fetchall()
+        self._numbers = [number for number, _, _ in rows]
+        self._firsts = [first for _, _, first in rows]
+        self.ends = [0, *accumulate(size for _, size, _ in rows)]
+        self._loaded: tuple[int, bytes] = (-1, b"")
 
-_WHOLE = (
-    "SELECT total(b.bytes), min(b.first_committed) FROM json_each(?1) r CROSS JOIN block b"
-    " ON b.epoch=?2 AND b.number BETWEEN r.value->>0 AND r.value->>1"
-)
-_ENDS = (
-    "SELECT r.value->>0, r.value->>1, z.ends FROM json_each(?1) r CROSS JOIN block_ends z"
-    " ON z.id = (?2<<32) | ((r.value->>0)>>?3)"
-)
-# Rows are read only of edges whose block holds anything older than what is known.
-_OLDER = (
-    "SELECT min(s.committed) FROM json_each(?1) r CROSS JOIN block b ON b.epoch=?2"
-    " AND b.number=(r.value->>0)>>?3 AND b.first_committed<?4"
-    " CROSS JOIN segment s ON s.epoch=?2 AND s.seq BETWEEN r.value->>0 AND r.value->>1"
-)
+    def sums(self, ranges: Ranges, *, size: int | None = None) -> Sums:
+        """The sums over ranges; `size`: their bytes, where they are known."""
+        total = 0
+        oldest = _NEVER
+        edges: list[tuple[int, int, int]] = []  # oldest commit of the block, first, last
+        for first, last in ranges:
+            here = first
+            while here <= last:
+                number = here >> BLOCK_BITS
+                index = bisect_left(self._numbers, number)
+                until = min(last, (number + 1 << BLOCK_BITS) - 1)
+                if until - here < BLOCK - 1:
+                    edges.append((self._firsts[index], here, until))
+                    total += 0 if size is not None else self._edge(here, until)
+                    here = until + 1
+                    continue
+                after = bisect_left(self._numbers, last + 1 >> BLOCK_BITS)
+                total += self.ends[after] - self.ends[index]
+                oldest = min(oldest, *self._firsts[index:after], _NEVER)
+                here = last + 1 >> BLOCK_BITS << BLOCK_BITS
+        oldest = self._older(edges, oldest)
+        return Sums(gaps.count(ranges), total if size is None else size, None if oldest == _NEVER else oldest)
 
-
-def _whole(base: sqlite3.Connection, epoch: int, blocks: list[tuple[int, int]]) -> tuple[int, int | None]:
-    """Bytes and oldest commit of runs of whole blocks."""
-    size, oldest = base.execute(_WHOLE, (json.dumps(blocks), epoch)).fetchone()
-    return int(size), oldest
-
-
-def _edge_bytes(base: sqlite3.Connection, epoch: int, edges: list[tuple[int, int]]) -> int:
-    total = 0
-    for first, last, ends in base.execute(_ENDS, (json.dumps(edges), epoch, BLOCK_BITS)):
+    def _edge(self, first: int, last: int) -> int:
+        """The bytes of a run of numbers within one block."""
+        number = first >> BLOCK_BITS
+        if self._loaded[0] != number:
+            row = self._base.execute("SELECT ends FROM block_ends WHERE id=?", (ends_id(self._epoch, number),))
+            self._loaded = number, row.fetchone()[0]
+        ends = self._loaded[1]
         low, high = first % BLOCK * 8, last % BLOCK * 8
-        total += int.from_bytes(ends[high : high + 8], "little") - int.from_bytes(ends[max(0, low - 8) : low], "little")
-    return total
+        before = int.from_bytes(ends[low - 8 : low], "little") if low else 0
+        return int.from_bytes(ends[high : high + 8], "little") - before
 
-
-def _oldest(base: sqlite3.Connection, epoch: int, edges: list[tuple[int, int]], known: int | None) -> int | None:
-    """The oldest commit of edges and of what is known already. The first edge is the likeliest."""
-    for some in (edges[:1], edges[1:]):
-        than = _NEVER if known is None else known
-        older = base.execute(_OLDER, (json.dumps(some), epoch, BLOCK_BITS, than)).fetchone()[0]
-        if older is not None and (known is None or older < known):
-            known = older
-    return known
+    def _older(self, edges: list[tuple[int, int, int]], oldest: int) -> int:
+        """The oldest commit of edges and what is known; rows are read while a block may hold an older one."""
+        for bound, first, last in sorted(edges):
+            if bound >= oldest:
+                break
+            found = self._base.execute(
+                "SELECT min(committed) FROM segment WHERE epoch=? AND seq BETWEEN ? AND ?", (self._epoch, first, last)
+            ).fetchone()[0]
+            oldest = min(oldest, found)
+        return oldest
 
 
 def growth(base: sqlite3.Connection, *, today: int, days: int = 30) -> float | None:

@@ -6,7 +6,7 @@ digests are the segment's. What fails that no longer counts, is told as an incid
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from receiver.catalog import Catalog
 from receiver.home_bytes import HomeBytes
@@ -87,11 +87,13 @@ class Checker:
         """What each copy of a batch turns out to be. Raises what concerns the whole target."""
         return self.proofs(target, batch, {held.id: held.sha256 for held in batch})
 
-    def proofs(self, target: Target, batch: Sequence[Held], promised: dict[int, str]) -> list[Checked]:
-        """The same where the SHA-256 by segment is known better than the catalog had it."""
+    def proofs(
+        self, target: Target, batch: Sequence[Held], promised: dict[int, str], *, fresh: bool = False
+    ) -> list[Checked]:
+        """The same where the SHA-256 by segment is known otherwise. `fresh`: see Parcel."""
         if not batch:
             return []
-        parcels = [self.parcel(target, held, {}, promised.get(held.id, "")) for held in batch]
+        parcels = [replace(self.parcel(target, held, {}, promised.get(held.id, "")), fresh=fresh) for held in batch]
         return [judged(held, answer) for held, answer in zip(batch, target.verify_many(parcels), strict=True)]
 
     def recheck(self, target: Target, batch: Sequence[Held]) -> int:
@@ -146,7 +148,8 @@ class Checker:
         def read() -> Iterable[bytes]:
             return self.home_bytes(target, held, trouble)
 
-        return Parcel(path, held.size, held.path.name.digest, read, sha256, self.home.local(path))
+        local = None if target is self.home else self.home.local(path)
+        return Parcel(path, held.size, held.path.name.digest, read, sha256, local)
 
     def home_bytes(self, target: Target, held: Held, trouble: dict[int, HometapeError]) -> Iterator[bytes]:
         """The home bytes of a segment; what goes wrong with reading them is kept apart from what the target does."""

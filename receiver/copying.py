@@ -9,10 +9,11 @@ fetched from another target that holds a verified one.
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from receiver import catalog_queries as queries
 from receiver.catalog import Catalog
 from receiver.checking import FAULTS, CatalogStopped, Checker, cataloguing, nobody
 from receiver.model import Copy, Held
@@ -145,7 +146,8 @@ class Copier(Checker):
     def _prove(self, target: Target, there: Sequence[Held], work: Work, promised: dict[int, str]) -> None:
         good: list[tuple[Held, Proof]] = []
         bad = 0
-        for held, checked in zip(there, self.proofs(target, there, promised), strict=True):
+        known = promised | self._attested(held for held in there if held.id not in promised)
+        for held, checked in zip(there, self.proofs(target, there, known, fresh=True), strict=True):
             if checked.fault is not None:
                 work.fail(checked.fault)
                 work.fault = work.fault or checked.fault
@@ -162,6 +164,12 @@ class Copier(Checker):
                 hint="check the disk and its cabling; nothing there counts until it passes",
             )
         self._record(target, good, work)
+
+    def _attested(self, there: Iterable[Held]) -> dict[int, str]:
+        """SHA-256 by segment of what home has read back by now."""
+        wanted = [held.id for held in there]
+        with cataloguing():
+            return self.catalog.ask(lambda base: queries.attested(base, wanted)) if wanted else {}
 
     def _record(self, target: Target, good: Sequence[tuple[Held, Proof]], work: Work) -> None:
         if not good:

@@ -27,6 +27,7 @@ from tape.receipt import Receipt
 
 _MOST_UPLOADS = 512  # in one batch
 _MOST_BYTES = 512 * 2**20
+_MANY, _MUCH = 64, 2**20  # uploads or bytes of a batch that takes more than a moment
 _MOST_RECEIPTS = 10_000  # cached
 log = get_logger(__name__)
 
@@ -63,12 +64,18 @@ class Ingest:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._large = False  # the batch under way
         self._receipts: dict[tuple[str, str], tuple[tuple[int, int], bytes]] = {}
         self._policies = 0  # how often another one came into force
         self._pages = asyncio.Semaphore(1)
         self._ended = asyncio.Event()
         self._stopped = False
         self.failed: HometapeError | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether a batch is under way that takes more than a moment, or uploads wait for it: a burst arrives."""
+        return bool(self._waiting) or self._large
 
     async def start(self) -> dict[Action, int]:
         """Start the inspecting process, clear what a crash left, and begin; returns what recovery did.
@@ -154,6 +161,7 @@ class Ingest:
             if not batch:
                 continue
             uploads = [waiting.upload for waiting in batch]
+            self._large = len(uploads) >= _MANY or sum(upload.size for upload in uploads) >= _MUCH
             try:
                 outcomes = await loop.run_in_executor(self._thread, self._batches.run, uploads)
             except (SyncFailed, StoreError) as error:
@@ -162,6 +170,7 @@ class Ingest:
             except Exception as error:
                 log.exception("a batch failed in an unforeseen way; it is put off", uploads=len(uploads))
                 outcomes = [Outcome(Answer.RESEND, f"the receiver failed: {error}")] * len(uploads)
+            self._large = False
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 _answer(waiting, outcome)
 

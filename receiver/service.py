@@ -77,7 +77,7 @@ class Service:
             clock=self._clock,
             disk=self._disk,
             changed=self._copies_changed,
-            busy=lambda: ingress is not None and ingress.traffic.busy(),
+            busy=lambda: ingest.behind or (ingress is not None and ingress.traffic.busy()),
         )
         if ingress is not None:
             await ingress.start()

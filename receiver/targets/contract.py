@@ -22,6 +22,7 @@ SUMS = "SHA256SUMS"
 README = "README.txt"
 MARKER = ".hometape-target"
 READ_BACK = "read-back xxh3+sha256"
+READ_BACK_FRESH = "read-back xxh3"
 
 
 class Condition(StrEnum):
@@ -101,7 +102,8 @@ class Parcel:
     """A segment on its way to a target, or to be proven there. `read` opens known good bytes of it anew.
 
     size in bytes, digest XXH3-128 hex, sha256 hex or "" where it is not attested yet. local: a file of this
-    machine with the same bytes, whose path ends in `path`, where there is one.
+    machine with the same bytes, whose path ends in `path`, where there is one. fresh: it was put just now, so that
+    the digest of what is read back shows whether these are its bytes, and `sha256`, where known, is theirs.
     """
 
     path: str
@@ -110,6 +112,7 @@ class Parcel:
     read: Callable[[], Iterable[bytes]]
     sha256: str = ""
     local: Path | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ _WRONG = re.compile(
     r"invalidaccesskeyid|signaturedoesnotmatch|expired_?-?token|token (?:has )?expired|expired_access_token"
     r"|invalid_?[ ]?(?:access_)?(?:token|grant|client|credential)|bad_auth_token|unable to authenticate"
     r"|couldn't fetch token|oauth2|authentication failed|logon failure|requesttimetooskewed|unauthori[sz]ed"
-    r"|(?:couldn't|unable to) decrypt|password.{0,20}configuration|knownhosts|host key|empty token|no suitable credentials|"
-    + _STATUS.format(401, "unauthori"),
+    r"|(?:couldn't|unable to) decrypt|password.{0,20}configuration|knownhosts|host key"
+    r"|empty token|no suitable credentials|" + _STATUS.format(401, "unauthori"),
     re.IGNORECASE,
 )
 _READ_ONLY = re.compile(
@@ -52,9 +52,8 @@ _FORBIDDEN = re.compile(
     + _STATUS.format(403, "forbidden"),
     re.IGNORECASE,
 )
-_NOWHERE = re.compile(
-    r"didn't find section in config|nosuchbucket|bucket .{0,80}not exist|share .{0,80}not", re.IGNORECASE
-)
+_NO_REMOTE = re.compile(r"didn't find section in config", re.IGNORECASE)
+_NOWHERE = re.compile(r"nosuchbucket|bucket .{0,80}not exist|share .{0,80}not", re.IGNORECASE)
 _AWAY = re.compile(
     r"connection refused|no such host|network is (?:unreachable|down)|no route to host|timed? ?-?out"
     r"|deadline exceeded"
@@ -114,6 +113,10 @@ def fault_of_text(
         return DiskFull(fact, hint="free some space there, or raise its quota; it goes on by itself")
     if _BUSY.search(text):
         return TargetBusy(fact)
+    if _NO_REMOTE.search(text):
+        return TargetAbsent(
+            fact, hint="`tape-receiver remote add` makes a remote; or set `rclone_config` of the target to where it is"
+        )
     if _NOWHERE.search(text):
         return TargetAbsent(
             fact, hint="make the bucket or remote, or correct `remote` of this target: `tape-receiver remote list`"

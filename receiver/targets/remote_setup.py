@@ -8,7 +8,7 @@ from receiver.targets.marker import STRANGER, marker_text
 from receiver.targets.remote_store import RemoteStore
 from tape.clock import SYSTEM, Clock
 from tape.durable import named
-from tape.errors import HometapeError, TargetAbsent, TargetError
+from tape.errors import DiskError, NotFound, TargetAbsent, TargetError
 
 _NO_MARKER = "has no"
 
@@ -49,5 +49,5 @@ def _marked(store: RemoteStore) -> str | None:
         if _NO_MARKER in str(error) and MARKER in str(error):
             return None
         raise
-    except HometapeError as error:
+    except (DiskError, NotFound) as error:
         raise TargetError(str(error), hint=error.hint) from error

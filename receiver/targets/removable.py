@@ -194,6 +194,18 @@ class RemovableTarget(Target):
         """See the contract."""
         return self._ask(lambda inner: inner.verify(path))
 
+    def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
+        """See the contract."""
+        return self._ask(lambda inner: inner.verify_many(parcels))
+
+    def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
+        """See the contract."""
+        return self._ask(lambda inner: inner.verify_many(parcels))
+
+    def fetch_many(self, paths: Sequence[str], folder: Path) -> Sequence[Path | HometapeError]:
+        """See the contract."""
+        return self._ask(lambda inner: inner.fetch_many(paths, folder))
+
     def set_aside(self, path: str, why: str) -> str:
         """See the contract."""
         return self._ask(lambda inner: inner.set_aside(path, why))

@@ -69,6 +69,21 @@ async def test_resends_while_the_first_still_waits_are_stored_once(bench: Bench)
     assert bench.catalog.streams()[0].rows == 9
 
 
+async def test_a_large_batch_is_told_while_it_is_under_way(bench: Bench) -> None:
+    """A burst keeps the processor for itself: others can see it from its arrival to its answers, and not after."""
+    assert not bench.ingest.behind
+    sent = [asyncio.ensure_future(bench.send(made)) for made in Maker().many(70)]
+    seen = 0
+    while not any(one.done() for one in sent):
+        await asyncio.sleep(0)
+        seen += bench.ingest.behind
+    await asyncio.gather(*sent)
+    assert seen > 50
+    assert not bench.ingest.behind
+    assert (await bench.send(Maker().make())).ok
+    assert not bench.ingest.behind
+
+
 async def test_other_bytes_under_a_held_identity_never_overwrite(bench: Bench) -> None:
     """A conflict: what is held stays, the other bytes are kept aside, and the receipt claims neither held nor safe."""
     first, second = Maker().make(), Maker(salt=b"!").make()
