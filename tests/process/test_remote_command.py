@@ -1,0 +1,214 @@
+"""`tape-receiver remote`: a person's way to a remote, with real servers; and where its secrets go."""
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver.targets.contract import MARKER, README
+from receiver.targets.rclone_config import create
+from tape.errors import AlreadyThere, UsageError
+from tests.support import Finished, command, run
+from tests.support.parcels import parcel
+from tests.support.processes import environment
+from tests.support.rclone_servers import KEY, PASSWORD, SECRET, USER, Remotes, remote_target
+
+pytestmark = pytest.mark.process
+
+
+class Home:
+    """A receiver's configuration, and its command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "receiver.toml"
+        self.rclone_config = folder / "rclone.conf"
+        self.call("init", "--state", str(folder / "state"), "--home", str(folder / "home"), code=0)
+
+    def call(self, *args: str, code: int | None = None, **env: str) -> Finished:
+        """Run `tape-receiver` without a terminal."""
+        given = environment(HOMETAPE_CONFIG_DIR=str(self.folder), **env)
+        return run([*command("tape-receiver"), *args], code=code, env=given)
+
+    def targets(self) -> list[str]:
+        """The ids that are configured."""
+        return [entry["id"] for entry in tomllib.loads(self.config.read_text(encoding="utf-8"))["target"]]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A receiver without remotes."""
+    return Home(tmp_path)
+
+
+def s3_options(remotes: Remotes) -> list[str]:
+    server = remotes.server("s3")
+    given = {"provider": "Rclone", "endpoint": server.options["endpoint"], "access_key_id": KEY}
+    return [word for key, value in given.items() for word in ("--option", f"{key}={value}")]
+
+
+def test_adds_an_encrypted_bucket_and_tries_it_out(home: Home, remotes: Remotes) -> None:
+    """One command makes bucket, remote and crypt, prepares the place and adds the target; the others show it works."""
+    done = home.call(
+        *("remote", "add", "cloud", "--kind", "s3", *s3_options(remotes), "--path", "fresh-bucket/tape", "--crypt"),
+        *("--create-bucket", "--rclone-config", str(home.rclone_config)),
+        HOMETAPE_REMOTE_SECRET=SECRET,
+        code=0,
+    )
+    assert "cryptcheck md5" in done.out
+    assert home.targets() == ["home", "cloud"]
+    kept = home.rclone_config.read_text(encoding="utf-8")
+    assert SECRET in kept
+    if sys.platform != "win32":
+        assert home.rclone_config.stat().st_mode & 0o777 == 0o600
+    assert SECRET not in done.out + done.err + home.config.read_text(encoding="utf-8")
+    stored = [path for path in (remotes.server("s3").folder / "fresh-bucket").rglob("*") if path.is_file()]
+    assert len(stored) == 2
+    assert not any(path.name in (MARKER, README) or b"hometape" in path.read_bytes().lower() for path in stored)
+
+    listed = json.loads(home.call("remote", "list", "--json", code=0).out)
+    assert [(one["id"], one["type"], one["crypt"], one["proof"], one["state"]) for one in listed] == [
+        ("cloud", "s3", True, "cryptcheck md5", "ready")
+    ]
+    tried = home.call("remote", "test", "cloud", "--size", "64", code=0)
+    for step in ("place", "write", "proof", "read", "list", "never replaces", "set aside", "delete"):
+        assert f"ok       cloud {step}: " in tried.out, tried.out
+    assert "MiB/s" in tried.out
+    left = [path for path in (remotes.server("s3").folder / "fresh-bucket").rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(stored)
+
+
+@pytest.mark.parametrize("kind", ["webdav", "sftp", "local"])
+def test_adds_other_kinds(kind: str, home: Home, remotes: Remotes) -> None:
+    """WebDAV and SFTP with a password, and a folder of this machine; each says how copies are proven there."""
+    options: dict[str, str] = {}
+    path = str(home.folder / "elsewhere")
+    if kind != "local":
+        server, path = remotes.server(kind), "added"
+        names = ("url", "vendor") if kind == "webdav" else ("host", "port", "known_hosts_file")
+        options = {"user": USER, **{name: server.options[name] for name in names}}
+    words = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+    done = home.call(
+        *("remote", "add", "other", "--kind", kind, *words, "--path", path, "--rclone-config", str(home.rclone_config)),
+        HOMETAPE_REMOTE_SECRET=PASSWORD,
+        code=0,
+    )
+    assert "copies are proven by: " in done.out
+    assert PASSWORD not in home.rclone_config.read_text(encoding="utf-8")
+    home.call("remote", "test", code=0)
+
+
+def test_a_failed_add_changes_nothing_of_ours(home: Home, remotes: Remotes) -> None:
+    """Wrong credentials: exit 77, the target is not in receiver.toml, and the hint says how to go on."""
+    before = home.config.read_bytes()
+    done = home.call(
+        *("remote", "add", "cloud", "--kind", "s3", *s3_options(remotes), "--path", "hometape/x"),
+        *("--rclone-config", str(home.rclone_config)),
+        HOMETAPE_REMOTE_SECRET="WRONGSECRETWRONGSECRET",
+        code=77,
+    )
+    assert home.config.read_bytes() == before
+    assert "--remote cloud:hometape/x" in done.err
+    assert "WRONGSECRET" not in done.err + done.out
+
+
+def test_secrets_are_not_taken_from_a_command_line(home: Home) -> None:
+    """An option that is a secret is refused, with the way that is safe; a missing one is named."""
+    done = home.call("remote", "add", "x", "--kind", "webdav", "--option", "pass=hunter2", code=64)
+    assert "HOMETAPE_REMOTE_SECRET" in done.err
+    done = home.call("remote", "add", "x", "--kind", "b2", "--option", "account=a", "--path", "b", code=64)
+    assert "HOMETAPE_REMOTE_SECRET" in done.err
+
+
+@pytest.mark.parametrize("kind", ["drive", "dropbox"])
+def test_explains_what_needs_a_browser(kind: str, home: Home) -> None:
+    """The exact commands are printed; nothing is configured yet, and the exit code says so."""
+    done = home.call("remote", "add", "cloud", "--kind", kind, code=1)
+    assert f'rclone authorize "{kind}"' in done.err
+    assert "tape-receiver remote add cloud --remote cloud:" in done.err
+    assert home.targets() == ["home"]
+
+
+def test_takes_a_remote_that_is_there(home: Home, remotes: Remotes) -> None:
+    """`--remote NAME:PATH` prepares and adds it; another target's place is refused, as is an id that is taken."""
+    place = remotes.place("s3")
+    config = ["--rclone-config", str(remotes.config)]
+    home.call("remote", "add", "one", "--remote", place, *config, code=0)
+    refused = home.call("remote", "add", "two", "--remote", place, *config, code=74)
+    assert "'one'" in refused.err
+    home.call("remote", "add", "one", "--remote", f"{place}/x", *config, code=73)
+    assert home.targets() == ["home", "one"]
+    unreachable = home.call("remote", "add", "three", "--remote", "nobody:x", *config)
+    assert unreachable.code == 69
+    assert "remote add" in unreachable.err
+
+
+def test_list_and_test_say_what_is_wrong(home: Home, remotes: Remotes) -> None:
+    """A remote that is away: exit 1 from the list, 2 from the test, with the reason."""
+    place = remotes.place("s3")
+    config = ["--rclone-config", str(home.rclone_config)]
+    home.rclone_config.write_bytes(remotes.config.read_bytes())
+    home.call("remote", "add", "one", "--remote", place, *config, code=0)
+    text = home.rclone_config.read_text(encoding="utf-8")
+    text = text.replace(remotes.server("s3").options["endpoint"], "http://127.0.0.1:1/")
+    home.rclone_config.write_text(text, encoding="utf-8", newline="\n")
+    assert "refused" in home.call("remote", "list", code=1).out
+    assert "refused" in home.call("remote", "test", "one", code=2).out
+    home.call("remote", "test", "nobody", code=66)
+
+
+@pytest.fixture
+def started() -> Iterator[list[str]]:
+    """Every command that this process starts, as the process list would show it."""
+    seen: list[str] = []
+    listening = [True]
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if listening and event == "subprocess.Popen":
+            seen.append(str(args[1]))
+
+    sys.addaudithook(hook)
+    yield seen
+    listening.clear()
+
+
+def test_no_secret_is_ever_in_the_process_list(remotes: Remotes, tmp_path: Path, started: list[str]) -> None:
+    """Making a remote, storing, proving, reading: no command line holds a password, obscured ones included."""
+    place = remotes.place("crypt")
+    config = tmp_path / "rclone.conf"
+    config.write_bytes(remotes.config.read_bytes())
+    create(
+        "dav", "webdav", {"url": "http://127.0.0.1:1/"}, {"pass": PASSWORD}, obscured=frozenset({"pass"}), config=config
+    )
+    target = remote_target(place, config, tmp_path / "state")
+    item = parcel(1, b"x")
+    target.put_many([item])
+    target.verify_many([item])
+    target.verify(item.path)
+    lines = config.read_text(encoding="utf-8").splitlines()
+    hidden = [line.partition(" = ")[2] for line in lines if line.startswith(("pass", "secret"))]
+    assert len(hidden) >= 4
+    assert len(started) > 8
+    for secret in (*hidden, PASSWORD, SECRET):
+        assert not [words for words in started if secret in words and "'serve'" not in words]  # the test's own servers
+
+
+@pytest.mark.parametrize("value", ["x$(touch PWNED)", "a`touch PWNED`", 'a" ; touch PWNED; "', "a\\b", "a\nb"])
+def test_what_a_shell_would_read_never_reaches_one(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library builds a shell string: whatever a shell could read is refused before."""
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "odd $(touch PWNED) folder" / "rclone.conf"
+    with pytest.raises(UsageError):
+        create("x", "webdav", {"url": value}, {}, config=config)
+    with pytest.raises(UsageError):
+        create(value, "webdav", {}, {}, config=config)
+    create("x", "webdav", {"url": "http://127.0.0.1:1/a b"}, {"pass": value.replace("\n", "")}, config=config)
+    with pytest.raises(AlreadyThere):
+        create("x", "webdav", {}, {}, config=config)
+    assert not list(tmp_path.rglob("PWNED"))
+    assert "PATH" in os.environ
+    assert "url = http://127.0.0.1:1/a b" in config.read_text(encoding="utf-8")
