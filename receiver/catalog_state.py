@@ -116,7 +116,7 @@ def range_sums(base: sqlite3.Connection, epoch: int, ranges: Ranges) -> Sums:
 
 
 class _Blocks:
-    """An epoch's blocks: sums of whole ones from memory, of edges from `block_ends`, ages from rows only where needed."""
+    """An epoch's blocks: sums of whole ones from memory, of edges from `block_ends`, of ages from few rows."""
 
     def __init__(self, base: sqlite3.Connection, epoch: int) -> None:
         self._base = base
@@ -147,7 +147,7 @@ class _Blocks:
                     continue
                 after = bisect_left(self._numbers, last + 1 >> BLOCK_BITS)
                 total += self.ends[after] - self.ends[index]
-                oldest = min(oldest, *self._firsts[index:after], _NEVER)
+                oldest = min(oldest, *self._firsts[index:after])
                 here = last + 1 >> BLOCK_BITS << BLOCK_BITS
         oldest = self._older(edges, oldest)
         return Sums(gaps.count(ranges), total if size is None else size, None if oldest == _NEVER else oldest)
