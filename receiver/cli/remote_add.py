@@ -24,6 +24,7 @@ from tape.log import configure
 HELP = "Make a remote ready and add it as a target; asks for what is missing, when there is a terminal."
 SECRET_ENV, CRYPT_ENV = "HOMETAPE_REMOTE_SECRET", "HOMETAPE_REMOTE_CRYPT_PASSWORD"
 _OPEN = {"access_key_id", "key_file", "known_hosts_file", "env_auth", "pubkey_file", "key_use_agent", "account"}
+_KEEP = "keep a copy of rclone's configuration elsewhere: without its passwords nobody can read this target"
 _SECRET_WORDS = ("pass", "secret", "token", "credential", "key", "bearer")
 
 
@@ -140,13 +141,8 @@ def add(
     add_target(file, values, dry_run=True)
     made: list[str] = []
     if remote is None:
-        guide = _guide(kind)
-        if guide.browser:
-            _explain(target, guide, rclone_config, crypt=crypt)
-            raise typer.Exit(WARNING)
-        values["remote"] = _make(
-            target, guide, path, _options(option or []), crypt=crypt, config=rclone_config, made=made
-        )
+        given = _options(option or [])
+        values["remote"] = _place(target, _guide(kind), path, given, crypt=crypt, config=rclone_config, made=made)
     elif kind or option or crypt or path:
         raise UsageError("--remote names a remote that is there: it takes no --kind, --path, --option, --crypt")
     try:
@@ -161,11 +157,27 @@ def add(
     add_target(file, values)
     out.print(f"target {target} was added to {file}: {values['remote']}", markup=False)
     if crypt:
-        out.print(
-            "keep a copy of rclone's configuration elsewhere: without its passwords nobody can read this target",
-            markup=False,
-        )
+        out.print(_KEEP, markup=False)
     out.print(f"hint: tape-receiver remote test {target}", markup=False)
+
+
+def _place(
+    target: str,
+    guide: Guide,
+    path: str | None,
+    options: dict[str, str],
+    *,
+    crypt: bool,
+    config: Path | None,
+    made: list[str],
+) -> str:
+    """Have a remote made, here or by the person; its `NAME:PATH`."""
+    if not guide.browser:
+        return _make(target, guide, path, options, crypt=crypt, config=config, made=made)
+    place = _explain(target, guide, config, crypt=crypt)
+    if not sys.stdin.isatty() or not typer.confirm("is that done?", err=True):
+        raise typer.Exit(WARNING)
+    return place
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -277,8 +289,8 @@ def _hidden(text: str) -> str:
     return answer
 
 
-def _explain(target: str, guide: Guide, config: Path | None, *, crypt: bool) -> None:
-    """What a person with a browser has to do: rclone's own dialogue, word for word."""
+def _explain(target: str, guide: Guide, config: Path | None, *, crypt: bool) -> str:
+    """What a person with a browser has to do: rclone's own dialogue, word for word; the `NAME:PATH` it makes."""
     where = f" --config {config}" if config else ""
     err.print(f"{guide.type} needs a browser once. On this machine, if it has one:", markup=False)
     err.print(f"    rclone config create {target} {guide.type}{where}", markup=False)
@@ -295,3 +307,4 @@ def _explain(target: str, guide: Guide, config: Path | None, *, crypt: bool) -> 
     rest = f" --rclone-config {config}" if config else ""
     err.print("Then have it prepared, tried and added:", markup=False)
     err.print(f"    tape-receiver remote add {target} --remote {name}:{place}{rest}", markup=False)
+    return f"{name}:{place}"
