@@ -190,12 +190,15 @@ class Target(ABC):
         found: builtins.list[Proof | HometapeError] = []
         for parcel in parcels:
             try:
-                found.append(self.verify(parcel.path))
+                found.append(self._prove(parcel))
             except TargetError:
                 raise
             except HometapeError as error:
                 found.append(error)
         return found
+
+    def _prove(self, parcel: Parcel) -> Proof:
+        return self.verify(parcel.path)
 
     def fetch_many(self, paths: Sequence[str], folder: Path) -> Sequence[Path | HometapeError]:
         """Files of this machine with the bytes of these: themselves where they are local, else copies in `folder`."""

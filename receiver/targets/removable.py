@@ -64,12 +64,16 @@ class Search:
 
 @dataclass(slots=True)
 class _Found:
-    """What the last look found. `ejected`: the disk may be unplugged, and is left alone until it was."""
+    """What the last look found. `ejected`: still mounted there, but left alone until it was gone.
+
+    unmounted: it was let go and has not been seen since.
+    """
 
     at: float | None = None
     inner: DirectoryTarget | None = None
     fault: TargetError | None = None
     ejected: set[Path] = field(default_factory=set)
+    unmounted: bool = False
 
 
 class RemovableTarget(Target):
@@ -134,10 +138,12 @@ class RemovableTarget(Target):
                 f"let go with all that was written: unmount {where}, then it is safe to unplug", hint=AWAY
             )
         elif not roots:
-            found.fault = TargetAbsent("away: not plugged in", hint=AWAY)
+            text = "away: unmounted, safe to unplug" if found.unmounted else "away: not plugged in"
+            found.fault = TargetAbsent(text, hint=AWAY)
         elif known is not None and known.root == roots[0]:
             found.inner = known
         else:
+            found.unmounted = False
             found.inner = DirectoryTarget(self.place, roots[0], mounted=self.search.mounted, disk=self._disk)
 
     def _gone(self) -> None:
@@ -193,10 +199,6 @@ class RemovableTarget(Target):
     def verify(self, path: str) -> Proof:
         """See the contract."""
         return self._ask(lambda inner: inner.verify(path))
-
-    def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
-        """See the contract."""
-        return self._ask(lambda inner: inner.verify_many(parcels))
 
     def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
         """See the contract."""
@@ -292,7 +294,9 @@ class RemovableTarget(Target):
                 else Unmounted(inner.root, done=False, why="not asked to")
             )
             with self._looking:
-                self._found.ejected.add(inner.root)
+                if not done.done:
+                    self._found.ejected.add(inner.root)
+                self._found.unmounted, self._found.inner = done.done, None
                 self._found.at = None
             return done
         finally:

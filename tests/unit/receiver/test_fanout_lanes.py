@@ -319,12 +319,12 @@ async def test_what_hangs_beyond_the_end_records_nothing(archive: Archive) -> No
     nas = Watched(archive.others[0])
     hung = threading.Event()
 
-    def hanging(path: str) -> Proof:
+    def hanging(parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
         hung.set()
         nas.gate.wait()
-        return archive.others[0].verify(path)
+        return archive.others[0].verify_many(parcels)
 
-    nas.verify = hanging  # type: ignore[method-assign] # hangs after the put
+    nas.verify_many = hanging  # type: ignore[method-assign] # hangs after the put
     async with running(archive, archive.home, nas, pace=replace(CALM, grace=0.05)):
         await wait_until_async(nas.gate.is_set)
         nas.gate.clear()
