@@ -139,8 +139,12 @@ class Home:
         self.road.configure(receiver_set=(f"listen.host={line.host}", f"listen.window={window}", "policy.copies=1"))
         self.settings = load(AgentSettings, self.road.agent_toml).receiver.model_copy(update={"host": line.host})
         self.key = folder / "server" / "state" / "agent_key"
+        self.restart()
+
+    def restart(self) -> None:
+        """Start it, the first time or after it was ended."""
         words = [sys.executable, "-c", "import sys; from receiver.cli import main; sys.exit(main())"]
-        self.program = Program([*line.far, *words, "run", "--config", self.road.receiver_toml])
+        self.program = Program([*self.line.far, *words, "run", "--config", self.road.receiver_toml])
         self.program.wait_for("listening")
 
     def cpu(self) -> float:
