@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,9 +97,9 @@ PROBE = Patience(idle=25, whole=25, connect=8, silent=12, tries=1)
 def find_rclone() -> Path:
     """The rclone of this environment, else that of the system; raises ConfigError."""
     name = "rclone.exe" if WINDOWS else "rclone"
-    beside = Path(sys.executable).parent / name
-    if beside.is_file():
-        return beside
+    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
+        if (folder / name).is_file():
+            return folder / name
     found = shutil.which("rclone")
     if found is None:
         raise ConfigError(
