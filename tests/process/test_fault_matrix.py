@@ -2,11 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tape.errors import TargetRefused
+from receiver import checking
+from receiver.model import Held
+from receiver.targets.contract import Proof
+from tape.errors import HometapeError, TargetRefused
 from tests.support.faulty import OTHERS, FaultySide
 from tests.support.rclone_servers import KEY
 from tests.support.waiting import wait_until
@@ -195,3 +199,21 @@ def test_a_fault_stays_where_it_is(side: FaultySide, target: str, fault: type[Fa
     assert side.broken == []
     for name in ("home", *OTHERS):
         assert all(side.holds(name, made) for made in side.made), name
+
+
+def test_the_judge_sees_what_is_not_there(side: FaultySide, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the proof of copies taken out, targets that corrupt make receipts call safe what is not: it is noticed."""
+    real = checking.judged
+
+    def gullible(held: Held, answer: Proof | HometapeError) -> checking.Checked:
+        good = replace(answer, digest=held.path.name.digest) if isinstance(answer, Proof) else answer
+        return real(replace(held, sha256=""), good)
+
+    monkeypatch.setattr(checking, "judged", gullible)
+    side.start()
+    for name in OTHERS[:2]:
+        side.trouble[name].corrupt = True
+    side.deliver(_BATCH)
+    side.wait_safe()
+    side.stop()
+    assert len(side.broken) == _BATCH
