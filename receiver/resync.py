@@ -144,7 +144,7 @@ class Resync:
         began = self._clock.monotonic()
         ending = Ending(gone=plan.gone.segments, unread=plan.unread)
         ending.unadopted = 0 if self._adopt else plan.count(Kind.FOREIGN)
-        progress = _Level(self, moved)
+        progress = _Level(self, moved, away={one.target for one in plan.targets if one.error})
         if self._alone:
             ending.repaired = asyncio.run(self._work(plan, findings, progress))
         else:
@@ -269,10 +269,14 @@ class Resync:
 
 
 class _Level:
-    """How far a repair is, by the catalog. Segments that were committed after it began don't count."""
+    """How far a repair is, by the catalog. Segments that were committed after it began don't count.
 
-    def __init__(self, resync: Resync, moved: Moved) -> None:
+    `away`: targets that could not be looked at; nobody waits for them.
+    """
+
+    def __init__(self, resync: Resync, moved: Moved, away: Collection[str]) -> None:
         self._resync = resync
+        self._away = away
         self._moved = moved
         self._start: dict[str, Left] = {}
         self._top = 0
@@ -286,14 +290,14 @@ class _Level:
     def tell(self) -> None:
         """Bytes copied so far, of those that lacked at the beginning."""
         now = self._resync.behind()
-        total = sum(left.bytes for left in self._start.values())
+        total = sum(left.bytes for name, left in self._start.items() if name not in self._away)
         for name, left in self._start.items():
             self.done[name] = max(self.done.get(name, 0), left.bytes - now[name].bytes)
         self._moved(sum(self.done.values()), total)
 
     def left(self) -> int:
         """How many segments lack somewhere, of those held at the beginning; 0: level."""
-        lacking = [name for name in self._start if self._resync.lacks(name, self._top)]
+        lacking = [name for name in self._start if name not in self._away and self._resync.lacks(name, self._top)]
         now = self._resync.behind()
         return sum(max(1, now[name].segments) for name in lacking)
 

@@ -222,3 +222,25 @@ def test_new_segments_go_first_while_a_big_repair_runs(tmp_path: Path) -> None:
             assert side.files("nas") < 1200, "the repair was over: this shows nothing"
             assert running.wait(within=60) == 0
         assert side.files("nas") == 1201
+
+
+def test_it_goes_on_after_a_kill_and_keeps_to_a_rate(site: Site) -> None:
+    """Killed in the middle, the next run does what is left; `--bandwidth` slows it down, and not under a service."""
+    refused = site.side.command("resync", "--bandwidth", "1 MiB", codes=(64,))
+    assert "bandwidth" in refused.err
+    site.record(40)
+    site.safe()
+    site.stop()
+    size = site.at("nas", 0).stat().st_size
+    shutil.rmtree(site.side.folder / "nas" / "box")
+    words = ["resync", "--bandwidth", f"{4 * size} B", "--config", site.side.toml]
+    began = SYSTEM.monotonic()
+    with Program([*command("tape-receiver"), *words]) as running:
+        wait_until(lambda: list((site.side.folder / "nas" / ".hometape-tmp").glob("*")), within=40, what="it to begin")
+        assert running.running
+    assert site.side.files("nas") < 48
+    again = site.resync("--bandwidth", f"{4 * size} B")
+    assert SYSTEM.monotonic() - began > 48 / 4 * 0.7
+    assert again["plan"]["targets"][1]["seconds"] > 1
+    site.assert_level()
+    assert [one["kind"] for one in site.side.status()["incidents"]] == []
