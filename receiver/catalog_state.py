@@ -3,9 +3,10 @@
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, groupby
+from operator import itemgetter
+from typing import Generic, TypeVar
 
 from receiver import catalog_spans, gaps
 from receiver.catalog_tables import ATTESTED, COPIES, HELD, WANTED, ends_id
@@ -15,13 +16,14 @@ from tape.inventory import BLOCK, BLOCK_BITS
 from tape.receipt import EpochReceipt, Ranges
 
 _LOOKED = "looked"
-_NEVER = 2**63 - 1
+_MOST_LOADED = 256
 Key = TypeVar("Key")
+_Edge = tuple[int, int, int, int]  # oldest commit of the block it lies in, epoch, first, last
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """One epoch of a stream. `epoch`: its number for `range_sums`; `held`: every seq that was committed.
+    """One epoch of a stream. `epoch`: its number for `Tally`; `held`: every seq that was committed.
 
     `layers`: those with a verified copy, by target. `wanted`: those lost here and asked for again; no
     layer holds them.
@@ -78,14 +80,16 @@ def held_and_safe(
 
 
 def coverage(base: sqlite3.Connection) -> Iterator[Coverage]:
-    """Every epoch by stream and age, with what is held of it and where the copies are."""
+    """Every epoch in the order they came, with what is held of it and where the copies are; one at a time in memory."""
     names = _target_names(base)
-    epochs = base.execute(
-        "SELECT t.agent, t.name, e.id FROM stream t JOIN epoch e ON e.stream=t.id ORDER BY t.agent, t.name, e.id"
-    ).fetchall()
-    for agent, stream, epoch in epochs:
-        spans = catalog_spans.read_all(base, epoch)
-        yield Coverage(agent, stream, epoch, spans.get(HELD, ()), spans.get(WANTED, ()), _layers(spans, names))
+    epochs = base.execute("SELECT e.id, t.agent, t.name FROM epoch e JOIN stream t ON t.id=e.stream")
+    owners = {epoch: (agent, stream) for epoch, agent, stream in epochs}
+    rows = base.execute("SELECT owner, kind, first, last FROM span WHERE owner>0 ORDER BY owner, kind, first")
+    for epoch, group in groupby(rows, key=itemgetter(0)):
+        spans = {
+            kind: tuple((first, last) for _, _, first, last in some) for kind, some in groupby(group, itemgetter(1))
+        }
+        yield Coverage(*owners[epoch], epoch, spans.get(HELD, ()), spans.get(WANTED, ()), _layers(spans, names))
 
 
 def _target_names(base: sqlite3.Connection) -> dict[int, str]:
@@ -96,27 +100,42 @@ def _layers(spans: Mapping[int, Ranges], names: Mapping[int, str]) -> dict[str, 
     return {names[kind - COPIES]: ranges for kind, ranges in spans.items() if kind >= COPIES}
 
 
-def part_sums(base: sqlite3.Connection, epoch: int, parts: Mapping[Key, Ranges]) -> dict[Key, Sums]:
-    """The sums over each of the parts that an epoch's held segments fall into. Costs by ranges and blocks.
+class Tally(Generic[Key]):
+    """Adds up parts of many epochs by their key. Costs by ranges and blocks; the rows of a few edges are read."""
 
-    Together the parts are all that is held: the one with the most ranges is what the others leave.
-    """
-    if not parts:
-        return {}
-    blocks = _Blocks(base, epoch)
-    *others, largest = sorted(parts, key=lambda key: len(parts[key]))
-    found = {key: blocks.sums(parts[key]) for key in others}
-    rest = blocks.ends[-1] - sum(sums.bytes for sums in found.values())
-    return {**found, largest: blocks.sums(parts[largest], size=rest)}
+    def __init__(self, base: sqlite3.Connection) -> None:
+        self._base = base
+        self._sums: dict[Key, Sums] = {}
+        self._edges: dict[Key, list[_Edge]] = {}
 
+    def add(self, epoch: int, parts: Mapping[Key, Ranges]) -> None:
+        """The parts that the held segments of an epoch fall into: together they are all of them."""
+        blocks = _Blocks(self._base, epoch)
+        rest = blocks.ends[-1]
+        for left, key in enumerate(sorted(parts, key=lambda key: len(parts[key])), 1 - len(parts)):
+            edges = self._edges.setdefault(key, [])
+            found = blocks.sums(parts[key], edges, size=None if left else rest)  # the last is what the others leave
+            rest -= found.bytes
+            self._sums[key] = self._sums.get(key, Sums()) + found
 
-def range_sums(base: sqlite3.Connection, epoch: int, ranges: Ranges) -> Sums:
-    """The sums over ranges of an epoch's held segments. Every number in them must be held."""
-    return _Blocks(base, epoch).sums(ranges) if ranges else Sums()
+    def sums(self) -> dict[Key, Sums]:
+        """What was added, by key."""
+        return {key: replace(sums, oldest_ns=self._older(key, sums.oldest_ns)) for key, sums in self._sums.items()}
+
+    def _older(self, key: Key, oldest: int | None) -> int | None:
+        """The oldest commit of a part; the rows of an edge are read while its block may hold an older one."""
+        for bound, epoch, first, last in sorted(self._edges[key]):
+            if oldest is not None and bound >= oldest:
+                break
+            found: int = self._base.execute(
+                "SELECT min(committed) FROM segment WHERE epoch=? AND seq BETWEEN ? AND ?", (epoch, first, last)
+            ).fetchone()[0]
+            oldest = found if oldest is None else min(oldest, found)
+        return oldest
 
 
 class _Blocks:
-    """An epoch's blocks: sums of whole ones from memory, of edges from `block_ends`, of ages from few rows."""
+    """An epoch's blocks: sums of whole ones from memory, bytes of what is cut from their running sums."""
 
     def __init__(self, base: sqlite3.Connection, epoch: int) -> None:
         self._base = base
@@ -127,13 +146,15 @@ class _Blocks:
         self._numbers = [number for number, _, _ in rows]
         self._firsts = [first for _, _, first in rows]
         self.ends = [0, *accumulate(size for _, size, _ in rows)]
-        self._loaded: tuple[int, bytes] = (-1, b"")
+        self._loaded: dict[int, bytes] = {}
 
-    def sums(self, ranges: Ranges, *, size: int | None = None) -> Sums:
-        """The sums over ranges; `size`: their bytes, where they are known."""
+    def sums(self, ranges: Ranges, edges: list[_Edge], *, size: int | None) -> Sums:
+        """The sums over ranges, but for the ages of their edges within blocks, which are noted in `edges`.
+
+        `size`: their bytes, where they are known.
+        """
         total = 0
-        oldest = _NEVER
-        edges: list[tuple[int, int, int]] = []  # oldest commit of the block, first, last
+        oldest = None
         for first, last in ranges:
             here = first
             while here <= last:
@@ -141,38 +162,28 @@ class _Blocks:
                 index = bisect_left(self._numbers, number)
                 until = min(last, (number + 1 << BLOCK_BITS) - 1)
                 if until - here < BLOCK - 1:
-                    edges.append((self._firsts[index], here, until))
-                    total += 0 if size is not None else self._edge(here, until)
+                    edges.append((self._firsts[index], self._epoch, here, until))
+                    total += 0 if size is not None else self._edge(number, here, until)
                     here = until + 1
                     continue
                 after = bisect_left(self._numbers, last + 1 >> BLOCK_BITS)
                 total += self.ends[after] - self.ends[index]
-                oldest = min(oldest, *self._firsts[index:after])
+                young = min(self._firsts[index:after])
+                oldest = young if oldest is None else min(oldest, young)
                 here = last + 1 >> BLOCK_BITS << BLOCK_BITS
-        oldest = self._older(edges, oldest)
-        return Sums(gaps.count(ranges), total if size is None else size, None if oldest == _NEVER else oldest)
+        return Sums(gaps.count(ranges), total if size is None else size, oldest)
 
-    def _edge(self, first: int, last: int) -> int:
+    def _edge(self, number: int, first: int, last: int) -> int:
         """The bytes of a run of numbers within one block."""
-        number = first >> BLOCK_BITS
-        if self._loaded[0] != number:
+        if number not in self._loaded:
             row = self._base.execute("SELECT ends FROM block_ends WHERE id=?", (ends_id(self._epoch, number),))
-            self._loaded = number, row.fetchone()[0]
-        ends = self._loaded[1]
+            if len(self._loaded) >= _MOST_LOADED:
+                self._loaded.clear()
+            self._loaded[number] = row.fetchone()[0]
+        ends = self._loaded[number]
         low, high = first % BLOCK * 8, last % BLOCK * 8
         before = int.from_bytes(ends[low - 8 : low], "little") if low else 0
         return int.from_bytes(ends[high : high + 8], "little") - before
-
-    def _older(self, edges: list[tuple[int, int, int]], oldest: int) -> int:
-        """The oldest commit of edges and what is known; rows are read while a block may hold an older one."""
-        for bound, first, last in sorted(edges):
-            if bound >= oldest:
-                break
-            found = self._base.execute(
-                "SELECT min(committed) FROM segment WHERE epoch=? AND seq BETWEEN ? AND ?", (self._epoch, first, last)
-            ).fetchone()[0]
-            oldest = min(oldest, found)
-        return oldest
 
 
 def growth(base: sqlite3.Connection, *, today: int, days: int = 30) -> float | None:

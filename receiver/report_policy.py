@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver import gaps
-from receiver.catalog_state import Sums, coverage, part_sums
+from receiver.catalog_state import Sums, Tally, coverage
 from receiver.placement import Rule, Standing, Where, judge, sweep, unsatisfiable
 from receiver.policy import Rules, StreamRule
 from receiver.report_words import CRITICAL, OK, WARNING, Reason, age, duration, plural, size
@@ -115,24 +115,23 @@ class PolicyReport:
 def survey(base: sqlite3.Connection, rules: Rules, configured: Collection[str]) -> Survey:
     """Every part of the archive, from ranges and running sums."""
     everywhere = frozenset(configured)
-    sums: dict[tuple[str, frozenset[str]], Sums] = {}
-    lost, streams = Sums(), dict.fromkeys((one.match for one in rules.streams), 0)
-    last = None
+    tally: Tally[tuple[str, frozenset[str] | None]] = Tally(base)
+    streams: dict[str, set[tuple[str, str]]] = {one.match: set() for one in rules.streams}
     for one in coverage(base):
         match = rules.of(one.agent, one.stream).match
-        if last != (one.agent, one.stream):
-            streams[match] += 1
-            last = (one.agent, one.stream)
+        streams[match].add((one.agent, one.stream))
         ranges: dict[frozenset[str] | None, list[tuple[int, int]]] = {None: list(one.wanted)} if one.wanted else {}
         layers = {name: layer for name, layer in one.layers.items() if name in everywhere}
         for first, end, names in sweep(gaps.subtract(one.held, one.wanted), layers):
             ranges.setdefault(names, []).append((first, end))
-        for where, found in part_sums(base, one.epoch, {key: tuple(some) for key, some in ranges.items()}).items():
-            if where is None:
-                lost += found
-            else:
-                sums[match, where] = sums.get((match, where), Sums()) + found
-    return Survey(tuple(Part(*key, value) for key, value in sums.items()), lost, streams)
+        tally.add(one.epoch, {(match, names): tuple(some) for names, some in ranges.items()})
+    lost, parts = Sums(), []
+    for (match, where), found in tally.sums().items():
+        if where is None:
+            lost += found
+        else:
+            parts.append(Part(match, where, found))
+    return Survey(tuple(parts), lost, {match: len(some) for match, some in streams.items()})
 
 
 def lacks_of(found: Survey, rules: Rules, places: Mapping[str, Where]) -> dict[str, int]:

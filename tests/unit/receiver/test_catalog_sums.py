@@ -11,7 +11,7 @@ import pytest
 
 from receiver.catalog import Catalog
 from receiver.catalog_inventory import CatalogTree
-from receiver.catalog_state import Sums, coverage, growth, part_sums, range_sums
+from receiver.catalog_state import Sums, Tally, coverage, growth
 from receiver.catalog_tables import WANTED
 from receiver.model import Copy, Held
 from tape.clock import ManualClock
@@ -185,15 +185,39 @@ def test_sums_of_ranges_equal_adding_up(tmp_path: Path, seed: int) -> None:
             for number in held:
                 parts.setdefault(sum(cut <= number for cut in cuts) % draw.choice((2, 3)), set()).add(number)
             ranges = {key: to_ranges(sorted(numbers)) for key, numbers in parts.items()}
-            found = catalog.ask(partial(part_sums, epoch=part.epoch, parts=ranges))
+            found = catalog.ask(partial(tallied, epoch=part.epoch, parts=ranges))
             assert found.keys() == parts.keys()
             for key, numbers in parts.items():
                 rows = [held[number] for number in numbers]
                 wanted = Sums(len(rows), sum(r.size for r in rows), min(r.committed_ns for r in rows))
                 assert found[key] == wanted
-                assert catalog.ask(partial(range_sums, epoch=part.epoch, ranges=ranges[key])) == wanted
-        assert catalog.ask(partial(range_sums, epoch=part.epoch, ranges=())) == Sums()
-        assert catalog.ask(partial(part_sums, epoch=part.epoch, parts={})) == {}
+
+
+def test_parts_are_added_up_over_epochs(catalog: Catalog, clock: ManualClock) -> None:
+    """Parts of the same key in several epochs are one; the oldest commit is that of all of them."""
+    held: list[Held] = []
+    for epoch in reversed(EPOCHS):
+        held += catalog.add([made.new for made in Maker(epoch=epoch, file_id=epoch * 2, real=False).many(300)])
+        clock.advance(1)
+
+    def parts(base: sqlite3.Connection) -> dict[str, Sums]:
+        tally: Tally[str] = Tally(base)
+        for one in coverage(base):
+            tally.add(one.epoch, {"low": ((0, 9),), "rest": ((10, 299),)})
+        return tally.sums()
+
+    low = [one for one in held if one.path.name.seq < 10]
+    assert catalog.ask(parts) == {
+        "low": Sums(20, sum(one.size for one in low), held[0].committed_ns),
+        "rest": Sums(580, sum(one.size for one in held) - sum(one.size for one in low), held[0].committed_ns),
+    }
+
+
+def tallied(base: sqlite3.Connection, epoch: int, parts: dict[int, Ranges]) -> dict[int, Sums]:
+    """The sums over one epoch's parts."""
+    tally: Tally[int] = Tally(base)
+    tally.add(epoch, parts)
+    return tally.sums()
 
 
 def test_coverage_says_where_each_epoch_lies(catalog: Catalog) -> None:
