@@ -15,6 +15,7 @@ from tape.clock import Clock
 from tape.durable import Disk
 from tape.errors import DiskError
 from tape.log import get_logger
+from tape.receipt import to_ranges
 
 KEEP_RELEASED = 10_000  # rows of released segments that stay for status
 
@@ -72,8 +73,9 @@ class Moves:
         """The same event for segments by id; unknown ids are ignored."""
         with self.lock:
             with self._store.reading() as db:
-                found = [one for id_ in ids for one in rows.select(db, "WHERE s.id = ?", (id_,))]
-            self.move([(one, event, reason) for one in found])
+                runs = to_ranges(sorted(set(ids)))
+                found = {one.id: one for run in runs for one in rows.select(db, "WHERE s.id BETWEEN ? AND ?", run)}
+            self.move([(found[id_], event, reason) for id_ in ids if id_ in found])
 
     def move(self, moves: Sequence[Move], *, stream: str = "", issued_ns: int = -1, again: bool = False) -> int:
         """Perform moves, in one transaction; the number of segments released.
