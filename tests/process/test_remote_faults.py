@@ -275,7 +275,8 @@ def test_a_new_life_ends_what_the_old_one_left(opened: Opener) -> None:
         psutil.Process(life.pid).kill()
         life.process.wait()
         assert left
-        assert all(child.is_running() for child in left)
+        for child in left:
+            child.suspend()  # else it may end by itself, of a log that nobody reads any more
         away.open().recover()
         psutil.wait_procs(left, timeout=10)
         assert not [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
