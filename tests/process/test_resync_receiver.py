@@ -233,7 +233,7 @@ def test_it_goes_on_after_a_kill_and_keeps_to_a_rate(site: Site) -> None:
     site.stop()
     size = site.at("nas", 0).stat().st_size
     shutil.rmtree(site.side.folder / "nas" / "box")
-    words = ["resync", "--bandwidth", f"{4 * size} B", "--config", site.side.toml]
+    words = ["resync", "--bandwidth", f"{4 * size} B", "--config", str(site.side.toml)]
     began = SYSTEM.monotonic()
     with Program([*command("tape-receiver"), *words]) as running:
         wait_until(lambda: list((site.side.folder / "nas" / ".hometape-tmp").glob("*")), within=40, what="it to begin")
