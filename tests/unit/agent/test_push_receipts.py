@@ -89,3 +89,23 @@ async def test_a_receipt_of_any_length_is_read(road: Delivery) -> None:
     road.home.receipt = long  # type: ignore[method-assign]  # a home with a long memory
     push = road.start()
     await wait_until_async(lambda: push.progress.released == 1)
+
+
+async def test_many_streams_ask_no_faster_than_home_allows(road: Delivery) -> None:
+    """On a long line many receipts are read at a time; none is refused because too many are open."""
+    for number in range(24):
+        road.seal(1, 500, f"demo/s{number}")
+    push = road.start(connections=1)
+    await road.until_held()
+    asked: set[str] = set()
+    true = road.home.receipt
+
+    async def noted(agent: str, stream: str) -> bytes | None:
+        asked.add(stream)
+        return await true(agent, stream)
+
+    road.home.receipt = noted  # type: ignore[method-assign]  # the same home, watched
+    road.proxy.delay = 0.05
+    began = push.progress.last_receipt_ns
+    await wait_until_async(lambda: len(asked) == 24 and push.progress.last_receipt_ns > began, within=30)
+    assert push.progress.receipt_errors == {}
