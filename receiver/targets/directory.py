@@ -391,7 +391,7 @@ class DirectoryTarget(Target):
             self._present()
             if gone:
                 raise TargetAbsent(f"target {self.id}: {error}", hint=GONE_HINT) from error
-            if isinstance(cause, OSError) and is_forbidden(cause) and not isinstance(error, SyncFailed):
+            if isinstance(cause, OSError) and is_forbidden(cause, self.root, self._disk):
                 self._protected = True
                 raise TargetReadOnly(f"target {self.id}: {error}") from error
             if isinstance(error, DiskError):

@@ -9,7 +9,7 @@ from tape.durable import Disk
 from tape.errors import HometapeError
 
 _WRITE_PROTECTED, _SHARING = 19, {32, 33}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 # A share whose server went away, a disk that was pulled; on Windows: network path or name gone, connection aborted,
 # device not ready, not connected, removed.
 _GONE = {
@@ -25,10 +25,12 @@ _SHAKY, _SHAKY_WINDOWS = {errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}, {2
 GONE_HINT = "check its cable, power and network and mount it again; it catches up by itself"
 
 
-def is_forbidden(error: OSError) -> bool:
-    """Whether the place takes no writes (from us)."""
+def is_forbidden(error: OSError, root: Path, disk: Disk) -> bool:
+    """Whether the place takes no writes (from us). A single file may be refused: another program holds it."""
     code = getattr(error, "winerror", None)
-    return code == _WRITE_PROTECTED or (error.errno in _FORBIDDEN and code not in _SHARING)
+    if code == _WRITE_PROTECTED or error.errno == errno.EROFS:
+        return True
+    return error.errno in _FORBIDDEN and code not in _SHARING and not takes_writes(root, disk)
 
 
 def is_gone(error: OSError) -> bool:

@@ -57,8 +57,10 @@ class Mount:
 def mounts() -> list[Mount]:
     """What is mounted now; of two on one place, the one on top. Asks no disk."""
     try:
-        data = TABLE.read_bytes()
+        data = TABLE.read_bytes() if sys.platform == "linux" else b""
     except OSError:
+        data = b""
+    if not data:
         return _elsewhere()
     return list({mount.path: mount for mount in _parse(data)}.values())
 
@@ -134,7 +136,10 @@ def _on_disk(device: str) -> str:
 def _elsewhere() -> list[Mount]:
     import psutil
 
-    return [Mount(Path(one.mountpoint), one.device, one.fstype.lower()) for one in psutil.disk_partitions(all=False)]
+    return [
+        Mount(Path(one.mountpoint), one.device, "cifs" if "remote" in one.opts.split(",") else one.fstype.lower())
+        for one in psutil.disk_partitions(all=False)
+    ]
 
 
 def _own_drive(folder: Path) -> Mount | None:
