@@ -11,9 +11,9 @@ from tape.errors import TargetError
 _RUN = 50_000
 
 
-def order(path: str) -> list[str]:
-    """The key by which listings of all targets are sorted: folder by folder, by name."""
-    return path.split("/")
+def order(path: str) -> str:
+    """The key by which listings of all targets are sorted: folder by folder, by name. No name holds a NUL."""
+    return path.replace("/", "\0")
 
 
 class Sorted:
@@ -22,7 +22,7 @@ class Sorted:
     def __init__(self, folder: Path, *, run: int = _RUN) -> None:
         self._folder = folder
         self._most = run
-        self._held: list[tuple[list[str], int]] = []
+        self._held: list[tuple[str, int]] = []
         self._runs: list[Path] = []
 
     def add(self, path: str, size: int) -> None:
@@ -35,7 +35,7 @@ class Sorted:
         self._held.sort()
         run = self._folder / f"run-{len(self._runs)}"
         with named(run, "writing"), run.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{json.dumps(['/'.join(parts), size])}\n" for parts, size in self._held)
+            file.writelines(f"{json.dumps([key, size])}\n" for key, size in self._held)
         self._runs.append(run)
         self._held = []
 
@@ -43,14 +43,14 @@ class Sorted:
         """All of them, once; raises DiskError."""
         self._held.sort()
         runs = [self._read(run) for run in self._runs]
-        for parts, size in heapq.merge(*runs, iter(self._held)):
-            yield "/".join(parts), size
+        for key, size in heapq.merge(*runs, iter(self._held)):
+            yield key.replace("\0", "/"), size
 
-    def _read(self, run: Path) -> Iterator[tuple[list[str], int]]:
+    def _read(self, run: Path) -> Iterator[tuple[str, int]]:
         with named(run, "reading"), run.open(encoding="utf-8") as file:
             for line in file:
-                path, size = json.loads(line)
-                yield order(path), size
+                key, size = json.loads(line)
+                yield key, size
 
 
 def parse_line(line: bytes) -> tuple[str, int, dict[str, str]] | None:
