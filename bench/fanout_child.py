@@ -1,0 +1,32 @@
+"""What `bench_fanout` measures: one whole process that brings three targets level."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from receiver.catalog import Catalog
+from receiver.fanout import Fanout
+from receiver.settings import TargetSettings
+from receiver.targets.opening import open_target
+from tape.clock import SYSTEM
+from tape.log import configure
+
+NAMES = ("one", "two", "three")
+
+
+def entry(folder: Path, name: str) -> TargetSettings:
+    """The settings of a target in a folder."""
+    return TargetSettings(id=name, path=folder / name, home=name == "home", medium=name)
+
+
+def main(folder: Path) -> int:
+    """Drain; 0 if every target is level."""
+    configure(level="error")
+    targets = [open_target(entry(folder, name), folder / "state") for name in ("home", *NAMES)]
+    with Catalog.open(folder / "state", clock=SYSTEM) as catalog:
+        views = asyncio.run(Fanout(catalog, targets, clock=SYSTEM).drain())
+    return 0 if all(view.level for view in views) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
