@@ -102,7 +102,10 @@ class DirectoryTarget(Target):
                     stop = error
                     self._lacks = parcel.size if isinstance(error, DiskFull) else 0
         self._place_all(staged, answers)
-        self._still(before, answers)
+        try:
+            self._still(before)
+        except TargetAbsent as gone:  # what was written meanwhile does not count
+            return [answer or gone for answer in answers]
         return answers
 
     def _temp(self) -> Path:
@@ -169,16 +172,11 @@ class DirectoryTarget(Target):
                 with contextlib.suppress(DiskError):  # whatever stays is cleared by recover
                     self._disk.remove(temp)
 
-    def _still(self, before: tuple[_Identity, str], answers: list[HometapeError | None]) -> None:
-        """What was written while the place changed does not count. FAT gives its files new numbers now and then."""
-        try:
-            after, (then, instance) = self._present(), before
-            same = after == then or (instance and instance == self._instance and after[0] == then[0])
-            fault = None if same else TargetAbsent(f"target {self.id} was changed while it was written to")
-        except TargetAbsent as error:
-            fault = error
-        if fault is not None:
-            answers[:] = [answer or fault for answer in answers]
+    def _still(self, before: tuple[_Identity, str]) -> None:
+        """Raises TargetAbsent if the place changed meanwhile. FAT gives its files new numbers now and then."""
+        after, (then, instance) = self._present(), before
+        if after != then and not (instance and instance == self._instance and after[0] == then[0]):
+            raise TargetAbsent(f"target {self.id} was changed while it was worked on")
 
     def set_aside(self, path: str, why: str) -> str:  # noqa: ARG002 - the reason is recorded by the caller
         """Move a bad copy to `.hometape-aside/`, and its line out of SHA256SUMS; see the contract."""
@@ -239,10 +237,9 @@ class DirectoryTarget(Target):
 
     def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
         """See the contract. SHA-256 of what was put just now is not computed again: XXH3-128 shows its bytes."""
-        before = self._present()
+        before = self._present(), self._instance
         found = super().verify_many(parcels)
-        if self._present() != before:
-            raise TargetAbsent(f"target {self.id} was changed while it was read")
+        self._still(before)
         return found
 
     def _prove(self, parcel: Parcel) -> Proof:

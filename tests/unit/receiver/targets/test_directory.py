@@ -257,3 +257,20 @@ def test_foreign_and_own_files_are_told_apart(target: DirectoryTarget, root: Pat
     assert [entry.path for entry in target.list()] == [parcel(0, b"a").path, "foreign.txt"]
     with pytest.raises(NotFound):
         target.read("bot/s")
+
+
+def test_a_marker_with_another_file_number_is_the_same_place(target: DirectoryTarget, root: Path) -> None:
+    """FAT gives files new numbers now and then: the instance in the marker says that nothing was swapped."""
+
+    def renumbers(content: bytes) -> Iterator[bytes]:
+        yield b"da"
+        (root / "again").write_bytes(content)
+        (root / "again").replace(root / MARKER)
+        yield b"ta"
+
+    same = (root / MARKER).read_bytes()
+    good = parcel(0, b"data")
+    assert target.put_many([Parcel(good.path, 4, good.digest, lambda: renumbers(same))]) == [None]
+    other = json.dumps({**json.loads(same), "instance": "00"}).encode()
+    more = parcel(1, b"data")
+    assert isinstance(target.put_many([Parcel(more.path, 4, more.digest, lambda: renumbers(other))])[0], TargetAbsent)

@@ -13,6 +13,7 @@ from receiver.targets.marker import prepare
 from receiver.targets.mounts import own_mount
 from tape.clock import ManualClock
 from tape.digest import xxh3
+from tape.durable import Disk
 from tape.errors import DiskError, DiskFull, HometapeError, TargetAbsent, TargetReadOnly
 from tape.names import SegmentName, SegmentPath
 from tests.support.disks import LINUX_ONLY, LoopDisk, plugged
@@ -138,6 +139,43 @@ def test_a_mount_that_vanishes_in_mid_write(tmp_path: Path, kind: str, many: int
         assert list((target.root / TEMP_FOLDER).iterdir()) == []
         assert stored(target.root) == {Path(before.path).name}
         assert target.put_many([*items, parcel(many, b"last" * 1000)]) == [None] * (many + 1)
+
+
+def test_no_folder_is_made_under_a_mount_that_has_gone(tmp_path: Path) -> None:
+    """Pulled between the bytes and their names, when the day's folder is to be made: the mount point stays empty."""
+    with plugged(tmp_path) as disk:
+        where = disk.where
+        assert where is not None
+
+        class Pulled(Disk):
+            def sync_many(self, files: Iterable[Path], folders: Iterable[Path]) -> None:
+                super().sync_many(files, folders)
+                disk.pull()
+
+        for root in (where, where / "tape"):
+            prepare(root, "nas", clock=ManualClock())
+            target = DirectoryTarget(Place("nas"), root, mounted=True, disk=Pulled())
+            answers = target.put_many([parcel(seq, b"%d" % seq) for seq in range(3)])
+            assert all(isinstance(answer, TargetAbsent) for answer in answers), answers
+            assert list(where.iterdir()) == []
+            disk.plug(where)
+
+
+@pytest.mark.parametrize(("kind", "each"), [("ext4", 0), ("xfs", 0), ("exfat", 20), ("ntfs", 20)])
+def test_what_a_program_serves_is_synced_file_by_file(tmp_path: Path, kind: str, each: int) -> None:
+    """One sync of a whole file system does not reach the program behind a FUSE mount: there each file is synced."""
+    synced = []
+
+    class Watched(Disk):
+        def sync_path(self, path: Path) -> None:
+            synced.append(path)
+            super().sync_path(path)
+
+    with plugged(tmp_path, kind) as disk:
+        on(disk)
+        target = DirectoryTarget(Place("nas"), (disk.where or tmp_path) / "tape", disk=Watched())
+        assert target.put_many([parcel(seq, b"%d" % seq) for seq in range(20)]) == [None] * 20
+        assert len(synced) == each
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
