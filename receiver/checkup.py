@@ -8,7 +8,6 @@ from receiver.catalog import Catalog
 from receiver.policy import check_policy, rules_of
 from receiver.report_policy import rule_text
 from receiver.report_targets import REMOTE, REMOVABLE, Seen, ask_all, hanging, look_at
-from receiver.report_words import duration, size
 from receiver.settings import ReceiverSettings
 from receiver.targets.contract import MARKER, Condition, Place, State, Target
 from receiver.targets.medium import takes_writes
@@ -18,6 +17,7 @@ from tape.clock import SYSTEM
 from tape.durable import DISK
 from tape.errors import ConfigError, HometapeError, StoreLocked
 from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key, public_line, receipt_line
+from tape.sayings import duration, size
 
 ANSWER_WITHIN, REMOTE_WITHIN = 10.0, 60.0  # seconds
 

@@ -34,12 +34,13 @@ from receiver.report_targets import (
     seen_by_service,
     target_report,
 )
-from receiver.report_words import CRITICAL, OK, WARNING, Reason, age, duration
+from receiver.report_words import CRITICAL, OK, WARNING, Reason, age
 from receiver.settings import ReceiverSettings
 from receiver.standing import Looked, observe
 from receiver.targets.contract import Target
 from tape.clock import Clock
 from tape.names import utc_day
+from tape.sayings import duration
 
 ANSWER_WITHIN = 5.0
 GROWTH_DAYS = 14

@@ -12,8 +12,9 @@ from receiver import gaps
 from receiver.catalog_state import Sums, Tally, coverage
 from receiver.placement import Rule, Standing, Where, judge, sweep, unsatisfiable
 from receiver.policy import Rules, StreamRule
-from receiver.report_words import CRITICAL, OK, WARNING, Reason, age, duration, plural, size
+from receiver.report_words import CRITICAL, OK, WARNING, Reason, age
 from receiver.standing import Looked
+from tape.sayings import duration, plural, size
 
 PROMPT = 5 * 60.0  # unproven for longer: a warning
 GRAVE = 3600.0  # unproven for longer: critical; a single copy for longer: a warning

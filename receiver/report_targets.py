@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from receiver.catalog import StreamTotals, TargetTotals
 from receiver.catalog_state import Sums
 from receiver.placement import Lag, why_behind
-from receiver.report_words import CRITICAL, WARNING, Reason, age, duration, plural, size
+from receiver.report_words import CRITICAL, WARNING, Reason, age
 from receiver.targets.contract import Condition, State, Target
 from tape.clock import SYSTEM
 from tape.errors import HometapeError
+from tape.sayings import duration, plural, size
 
 T = TypeVar("T")
 REMOVABLE, REMOTE = "removable", "remote"

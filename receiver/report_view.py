@@ -10,7 +10,8 @@ from receiver.placement import Rule
 from receiver.report import StatusReport
 from receiver.report_policy import GroupReport, RuleReport, group_text, rule_text
 from receiver.report_targets import REMOVABLE, TargetReport
-from receiver.report_words import CRITICAL, OK, WARNING, duration, plural, size
+from receiver.report_words import CRITICAL, OK, WARNING
+from tape.sayings import duration, plural, size
 
 _WORDS = {OK: ("all is well", "green"), WARNING: ("needs attention", "yellow"), CRITICAL: ("critical", "bold red")}
 _STYLES = {OK: "green", WARNING: "yellow", CRITICAL: "red"}

@@ -15,6 +15,7 @@ from tape.console import CRITICAL, WARNING, err, out, print_json
 from tape.durable import DISK
 from tape.errors import HometapeError, LinkError, NotFound, StoreLocked, UsageError
 from tape.log import configure
+from tape.sayings import size
 from tape.settings import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -229,12 +230,13 @@ SAID = {
 
 
 def show_plan(plan: dict[str, Any]) -> None:
-    """The plan as a table, a line for each stream that is not level."""
+    """The plan as a table: a line for each stream, a column for whatever there is of it."""
     table = Table("stream", box=None)
-    for title in ("made", *COLUMNS.values(), ""):
+    shown = [fate for fate in COLUMNS if any(stream[fate]["segments"] for stream in plan["streams"])]
+    for title in ("made", *(COLUMNS[fate] for fate in shown), ""):
         table.add_column(title, justify="right")
     for stream in plan["streams"]:
-        cells = [_cell(stream[fate]) for fate in COLUMNS]
+        cells = [_cell(stream[fate]) for fate in shown]
         table.add_row(stream["stream"], f"{stream['made']:,}", *cells, "level" if stream["level"] else "")
     out.print(table)
     if plan["by_receipts"]:
@@ -246,12 +248,8 @@ def show_plan(plan: dict[str, Any]) -> None:
 def _cell(count: dict[str, Any]) -> str:
     if not count["segments"]:
         return ""
-    size = f" ({_size(count['bytes'])})" if count["bytes"] else ""
-    return f"{count['segments']:,}{size}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    said = f" ({size(count['bytes'])})" if count["bytes"] else ""
+    return f"{count['segments']:,}{said}"
 
 
 def show(facts: dict[str, Any], *, dry_run: bool) -> None:
@@ -262,9 +260,9 @@ def show(facts: dict[str, Any], *, dry_run: bool) -> None:
         return
     show_plan(last)
     if facts["again_segments"]:
-        out.print(f"{facts['again_segments']:,} segments, {_size(facts['again_bytes'])}, were to be sent again")
+        out.print(f"{facts['again_segments']:,} segments, {size(facts['again_bytes'])}, were to be sent again")
     if not facts.get("done"):
-        left = f"{facts['left_segments']:,} segments, {_size(facts['left_bytes'])}"
+        left = f"{facts['left_segments']:,} segments, {size(facts['left_bytes'])}"
         out.print(f"not done yet: {left} are left; the service goes on, and this command follows it again")
     code = exit_code(facts)
     for fate, text in SAID.items():

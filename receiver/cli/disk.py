@@ -120,7 +120,8 @@ def _unknown(target: str, root: object) -> dict[str, Any]:
 def _show(found: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from receiver.report_words import age, duration, plural, size
+    from receiver.report_words import age
+    from tape.sayings import duration, plural, size
 
     if not found:
         out.print("there is no removable disk yet\nhint: tape-receiver disk init ID MOUNT_POINT", markup=False)

@@ -176,7 +176,7 @@ def _findable(settings: ReceiverSettings, wanted: Wanted) -> None:
 
 def _tell(settings: ReceiverSettings, wanted: Wanted, found: "Mount | None") -> None:
     """What is on it, and whether the archive fits."""
-    from receiver.report_words import size
+    from tape.sayings import size
 
     usage = shutil.disk_usage(wanted.place)
     system = found.file_system if found else "the system's file system"

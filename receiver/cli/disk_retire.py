@@ -75,7 +75,7 @@ def _lost(settings: ReceiverSettings, remaining: ReceiverSettings) -> "Losses":
 
 def _judge(target: str, lost: "Losses", *, force: bool) -> None:
     """Say what is lost; raises TargetError if that must not be."""
-    from receiver.report_words import plural, size
+    from tape.sayings import plural, size
 
     count = plural(lost.copies.segments, "segment")
     out.print(f"{count} ({size(lost.copies.bytes)}) would lose their copy at {target}", markup=False)

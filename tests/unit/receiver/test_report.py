@@ -13,9 +13,9 @@ from receiver.fanout import Fanout
 from receiver.model import Copy
 from receiver.report import StatusReport, status
 from receiver.report_view import render
-from receiver.report_words import duration, size
 from receiver.settings import ReceiverSettings
 from tape.clock import ManualClock
+from tape.sayings import duration, size
 from tests.support.archive import Archive
 from tests.support.segments import START_NS, Maker
 
