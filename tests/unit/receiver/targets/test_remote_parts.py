@@ -297,7 +297,7 @@ def test_scratch_of_processes_that_are_gone_is_cleared(tmp_path: Path) -> None:
 def test_a_missing_rclone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither beside the interpreter nor on PATH: an error that says how to get it."""
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / "bin"))
+    monkeypatch.setattr("importlib.metadata.files", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="rclone"):
         Rclone("nas").run("version", patience=None)  # type: ignore[arg-type] # it never comes to that
