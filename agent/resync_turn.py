@@ -68,6 +68,9 @@ class Turn:
         except HometapeError as error:
             facts.phase, facts.error, facts.hint, facts.code = Phase.DONE, str(error), error.hint, error.code
             log.error("resync failed", ask=ask.id, error=str(error), hint=error.hint)
+        except Exception as error:
+            log.exception("resync failed in an unforeseen way", ask=ask.id)
+            facts.phase, facts.error = Phase.DONE, f"the resync failed: {error!r}"
         else:
             log.info("resync done", ask=ask.id, again=facts.again[0], exit_code=facts.exit_code)
         plain = facts.to_plain(ranges=True)
