@@ -183,10 +183,6 @@ class Repair:
             except HometapeError as error:
                 self._fail(target, line.path, str(error))
                 continue
-            if upload.digest and upload.digest != upload.name.digest:
-                self._disk.remove(upload.path)
-                self._refuse(target, line.path, f"its {upload.size} bytes have digest {upload.digest}")
-                continue
             uploads.append((line, upload))
         for (line, _), outcome in zip(uploads, commit([upload for _, upload in uploads]), strict=True):
             if outcome.ok:

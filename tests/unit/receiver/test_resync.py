@@ -249,6 +249,18 @@ def test_strays_and_renamed_files_are_told_and_left_alone(site: Site) -> None:
     site.level()
 
 
+def test_a_copy_proven_after_the_look_is_not_dropped(site: Site) -> None:
+    """Findings may be acted on late: what was made again meanwhile counts on."""
+    held = list(site.catalog.all_segments())
+    began = min(copy.verified_ns for one in held for copy in site.catalog.copies(one.id))
+    ids = [one.id for one in held]
+    assert site.catalog.drop_copies("nas", ids, "late", before_ns=began) == 0
+    assert site.archive.copied("nas") == 12
+    assert site.catalog.drop_copies("nas", ids[:3], "in time", before_ns=SYSTEM.now_ns()) == 3
+    assert (site.archive.copied("nas"), site.archive.copied("usb")) == (9, 12)
+    assert [one.id for one in site.catalog.behind("nas", limit=10)] == ids[:3]
+
+
 def test_sums_are_put_right(site: Site) -> None:
     """A lost SHA256SUMS, a wrong line, a line of nothing: found by comparing, and `sha256sum -c` passes again."""
     folders = sorted((site.archive.root / "nas" / "box" / "demo" / "ticks").iterdir())

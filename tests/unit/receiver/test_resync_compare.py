@@ -19,7 +19,8 @@ from tests.support.segments import DAY_NS, Made, Maker
 
 PARTS = ["a", "b", "0", "9", "a-b", "a.b", "a_b", "date", "datea", "date-1", "e", "zz", "ticks"]
 names = st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map("/".join)
-STRAYS = ["x.txt", "box/x.txt", "box/a/y.parquet", "box/a/date=2023-11-15/readme.md", "box/a/date=2023-11-15/b/c.txt"]
+STRAYS = ["x.txt", "box/x.txt", "box/a/y.parquet", "box/a/date=2023-11-15/readme.md", "box/a/date=2023-11-15/b/c.txt",
+          "box/a/date=2023-11-15/b.txt"]  # fmt: skip
 
 
 class Shelved(MemoryTarget):
