@@ -127,7 +127,6 @@ class RemovableTarget(Target):
         found, known = self._found, self._found.inner
         roots = self.search.roots(self.id)
         found.ejected &= set(roots)  # what was unplugged may come back
-        roots = [root for root in roots if root not in found.ejected]
         found.inner, found.fault = None, None
         if len(roots) > 1:
             text = f"disks with the same id {self.id!r} are plugged in: {', '.join(map(str, roots))}; none is used"

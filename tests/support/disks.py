@@ -122,6 +122,11 @@ class LoopDisk:
         finally:
             os.close(number)
 
+    def lose(self) -> None:
+        """What is read from it fails from now on, though the kernel has not noticed yet: memory alone answers."""
+        with self.image.open("r+b") as file:
+            file.truncate(0)
+
     def find_fault(self) -> None:
         """The kernel finds an error in it and, as mounted with `errors=remount-ro`, takes no more writes (ext4)."""
         switch = Path("/sys/fs/ext4") / Path(self.device).name / "trigger_fs_error"

@@ -202,6 +202,21 @@ def test_a_disk_whose_cable_comes_loose(tmp_path: Path, kind: str) -> None:
         assert target.verify(kept.path).digest == kept.digest
 
 
+def test_a_disk_that_only_memory_answers_for(tmp_path: Path) -> None:
+    """A disk that is gone without the kernel's notice still shows its marker from memory: it is asked itself."""
+    with plugged(tmp_path) as disk:
+        target = on(disk)
+        kept = parcel(9, b"kept")
+        assert target.put_many([kept]) == [None]
+        target.flush()
+        assert (target.root / MARKER).read_bytes()
+        disk.lose()
+        assert (target.root / MARKER).read_bytes(), "memory answers"
+        with pytest.raises(TargetAbsent):
+            target.verify(kept.path)
+        assert target.state().condition is Condition.ABSENT
+
+
 def test_a_disk_that_goes_read_only_by_itself(tmp_path: Path) -> None:
     """After an error ext4 takes no more writes in the middle of one: a state with a hint, readable, and over later."""
     with plugged(tmp_path, options="errors=remount-ro") as disk:
