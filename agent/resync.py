@@ -35,6 +35,7 @@ LOOK_EVERY = 0.5
 _TRIES = 5
 _AGAIN_AFTER = 1.0
 _AFTER_LOSS = 0.05
+_RECEIPT_TRIES = 30
 
 
 class Phase(StrEnum):
@@ -176,7 +177,11 @@ class Resync:
             await self._follow(inventory, newest)
         finally:
             pace.rate = 0
-        self.facts.after = (await self._compare(inventory, newest, Phase.CHECKING)).plan
+        for _ in range(_RECEIPT_TRIES):
+            self.facts.after = after = (await self._compare(inventory, newest, Phase.CHECKING)).plan
+            if not after.by_receipts or not after.total(Fate.MISSING)[0]:
+                break
+            await self._clock.sleep(_AGAIN_AFTER)  # a drop box takes its time until its receipt tells
         return self._done()
 
     def _check(self, patterns: Iterable[str]) -> None:

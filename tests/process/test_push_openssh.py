@@ -14,9 +14,13 @@ import pytest
 from agent.model import State
 from agent.outbox import Outbox
 from agent.push import Push
+from agent.resync import Resync
+from agent.resync_desk import Ask
+from agent.resync_rules import Fate
 from agent.settings import ReceiverSettings
 from tape.bundle import BundleReader
 from tape.clock import SYSTEM
+from tape.receipt import EpochReceipt, Receipt, new_key, to_ranges
 from tests.support import Program, Proxy, Sshd, wait_until, wait_until_async
 from tests.unit.agent.deliveries import fill
 from tests.unit.agent.outboxes import open_outbox
@@ -125,6 +129,35 @@ async def test_a_plain_server_gets_everything(road: Road) -> None:
     assert push.progress.bundles >= 1
 
 
+async def test_a_resync_with_a_drop_box_goes_by_its_receipts(road: Road) -> None:
+    """A plain server has no inventory: what its receiver's receipt lacks is sent again, and then told as held."""
+    made = fill(road.outbox, 6, 300_000)
+    push = road.start()
+    await road.until_held()
+    key = new_key()
+
+    def sign(seqs: list[int]) -> None:
+        parts = {road.outbox.epoch: EpochReceipt(held=to_ranges(seqs))}
+        folder = road.inbox / ".receipts" / Path(made[0].stream).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        data = Receipt("alpha", made[0].stream, SYSTEM.now_ns(), parts).sign(key)
+        (folder / f"{Path(made[0].stream).name}.json").write_bytes(data)
+
+    for one in (made[2], made[5]):
+        (road.inbox / one.path).unlink()
+    sign([0, 1, 3, 4])
+    resync = Resync(road.outbox, push, receipt_key=key.public_key(), clock=SYSTEM)
+    running = asyncio.ensure_future(resync.run(Ask("0" * 16, 0)))
+    await wait_until_async(lambda: all((road.inbox / one.path).exists() for one in made), what="both to come again")
+    await road.until_held()
+    sign(list(range(6)))
+    facts = await running
+    assert facts.plan is not None
+    assert facts.plan.by_receipts
+    assert facts.plan.streams[made[0].stream].counts[Fate.MISSING].ranges == {road.outbox.epoch: [(2, 2), (5, 5)]}
+    assert (facts.exit_code, facts.again[0]) == (0, 2)
+
+
 async def test_what_an_earlier_attempt_left_is_written_anew(road: Road) -> None:
     """A leftover `.part`, shorter or longer than the segment, does not end up in it."""
     short, long = fill(road.outbox, 2, 400_000)
@@ -212,6 +245,9 @@ import asyncio, sys
 from pathlib import Path
 from agent.outbox import Outbox
 from agent.push import Push
+from agent.resync import Resync
+from agent.resync_desk import Ask
+from agent.resync_rules import Fate
 from agent.settings import ReceiverSettings
 from tape.clock import SYSTEM
 
