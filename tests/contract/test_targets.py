@@ -11,6 +11,7 @@ from receiver.targets.contract import Condition, Parcel, Place, Proof, Target
 from receiver.targets.directory import DirectoryTarget
 from receiver.targets.marker import prepare
 from receiver.targets.memory import MemoryTarget
+from receiver.targets.removable import RemovableTarget, Search
 from receiver.targets.wrappers import Narrow, Retrying
 from receiver.targets.wrappers_paced import Paced
 from receiver.targets.wrappers_timed import Timed
@@ -32,6 +33,11 @@ def memory_target(tmp_path: Path) -> Target:
     return MemoryTarget(Place("nas", medium="memory"))
 
 
+def removable_target(tmp_path: Path) -> Target:
+    prepare(tmp_path / "media" / "stick" / "hometape", "nas", clock=ManualClock())
+    return RemovableTarget(Place("nas", medium="usb"), Search(look_in=(str(tmp_path / "media" / "*"),), mounted=False))
+
+
 def wrapped_in_all(inner: Target) -> Target:
     """As `opening` puts a target together, paced as well."""
     slow = Paced(Timed(inner, 30), Timetable.parse("100 MiB"))
@@ -49,6 +55,7 @@ def wrapped_memory_target(tmp_path: Path) -> Target:
 KINDS: list[Callable[[Path], Target]] = [
     directory_target,
     memory_target,
+    removable_target,
     wrapped_directory_target,
     wrapped_memory_target,
 ]
