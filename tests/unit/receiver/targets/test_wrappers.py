@@ -1,5 +1,6 @@
 """What is put around a target: it tries again, keeps a rate, gives up on silence, lets few in, and never lies."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -186,6 +187,7 @@ def test_a_local_file_is_no_way_around_the_rate(tmp_path: Path) -> None:
     assert seen == [None]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows can't change its time zone for one process")
 def test_the_rate_follows_the_local_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """At each moment the step of the timetable counts that the local clock shows, also under way."""
     monkeypatch.setenv("TZ", "Asia/Tokyo")
