@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from receiver.settings import TargetSettings
@@ -244,7 +244,7 @@ class RemoteTarget(Target):
         stack = contextlib.ExitStack()
         folder = stack.enter_context(self.store.stage.fresh())
         try:
-            found = self.store.fetch([check_relative(path)], folder)[path]
+            found = self._fetch_all([check_relative(path)], folder)[path]
             if isinstance(found, HometapeError):
                 raise found
         except BaseException:
@@ -257,14 +257,24 @@ class RemoteTarget(Target):
         self._presence.check()
         for path in paths:
             check_relative(path)
-        found = self.store.fetch(paths, folder) if paths else {}
+        found = self._fetch_all(paths, folder) if paths else {}
         return [found[path] for path in paths]
+
+    def _fetch_all(self, paths: Sequence[str], folder: Path) -> dict[str, Path | HometapeError]:
+        found = self.store.fetch(paths, folder)
+        self._really_missing(found.values())
+        return found
+
+    def _really_missing(self, answers: Iterable[object]) -> None:
+        """A file is missing only where the place is not: raises TargetAbsent and its like."""
+        if any(isinstance(answer, NotFound) for answer in answers):
+            self._presence.confirm()
 
     def verify(self, path: str) -> Proof:
         """Digests of a file, downloaded."""
         self._presence.check()
         with self.store.stage.fresh() as folder:
-            found = self.store.fetch([check_relative(path)], folder)[path]
+            found = self._fetch_all([check_relative(path)], folder)[path]
             if isinstance(found, HometapeError):
                 raise found
             both = digests_of(found)
@@ -273,7 +283,9 @@ class RemoteTarget(Target):
     def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
         """Proofs by what this remote can truly prove; the method says which."""
         self._presence.check()
-        return self._prover.prove(parcels)
+        answers = self._prover.prove(parcels)
+        self._really_missing(answers)
+        return answers
 
     def stat(self, path: str) -> int | None:
         """The size of a file; None if there is none."""
@@ -288,6 +300,7 @@ class RemoteTarget(Target):
         found = Sorted(stack.enter_context(self.store.stage.fresh()))
         try:
             self.store.walk(start, lambda path, size: _keep(found, path, size))
+            self._presence.confirm()  # a place that vanished meanwhile lists nothing
         except BaseException:
             stack.close()
             raise

@@ -39,6 +39,7 @@ class Presence:
         self._clock = clock
         self._disk = disk
         self._lock = threading.Lock()
+        store.when_in_doubt = self.doubt
         self._instance = ""
         self._seen: float | None = None
         self._space: tuple[float, int | None] | None = None
@@ -79,6 +80,11 @@ class Presence:
     def doubt(self) -> None:
         """Something failed: look again before the next step."""
         self._seen = None
+
+    def confirm(self) -> None:
+        """Something is missing there: is the place itself? Raises TargetAbsent and its like."""
+        self.doubt()
+        self.check()
 
     def stored(self) -> None:
         """Something could be stored: it is neither full nor read-only."""

@@ -83,13 +83,15 @@ class Prover:
             if not good:
                 return answers
             signs = self._store.cryptcheck(root or folder, list(good))
+        lacking = [path for path, sign in signs.items() if sign == "+"]
+        there = self._store.sizes(lacking) if lacking else {}  # what could not be looked at is not missing
         for parcel in parcels:
             ours, sign = good.get(parcel.path), signs.get(parcel.path, "")
             if ours is not None and sign == "=":
                 answers[parcel.path] = Proof(ours.size, ours.digest, ours.sha256, self._store.kind.method)
             elif sign == "*" and self._fresh(parcel):
                 answers[parcel.path] = self._wrong(parcel, f"{self._store.kind.method} differs")
-            elif sign == "+":
+            elif sign == "+" and parcel.path not in there:
                 answers[parcel.path] = NotFound(f"target {self._store.id} has no {parcel.path}")
         return answers
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from receiver.settings import TargetSettings
 from receiver.targets.contract import MARKER
@@ -66,6 +66,7 @@ class RemoteStore:
         self._turn = threading.Lock() if limit or entry.requests else contextlib.nullcontext()
         self._kind: Kind | None = None
         self._learning = threading.Lock()
+        self.when_in_doubt: Callable[[], None] = lambda: None  # called when a step failed
 
     @property
     def kind(self) -> Kind:
@@ -80,6 +81,13 @@ class RemoteStore:
         if not path:
             return self._remote
         return f"{self._remote}{'' if self._remote.endswith((':', '/')) else '/'}{path}"
+
+    def _run(self, *args: str, **more: Any) -> Ended:
+        try:
+            return self.rclone.run(*args, **more)
+        except TargetError:
+            self.when_in_doubt()
+            raise
 
     # ------------------------------------------------------------------------------------------- files
 
@@ -96,7 +104,7 @@ class RemoteStore:
         switches = ["--ignore-times"] if replace else ["--ignore-existing", "--immutable"]
         with self.stage.fresh() as scratch, self._turn:
             listed = self.stage.write_list(scratch, paths)
-            ended = self.rclone.run(
+            ended = self._run(
                 *("copy", str(root), self.at(), "--files-from-raw", str(listed), "--no-traverse"),
                 *("--no-update-dir-modtime", *switches, *self._switches),
                 patience=self._patience,
@@ -119,7 +127,7 @@ class RemoteStore:
 
         with self.stage.fresh() as scratch, self._turn:
             listed = self.stage.write_list(scratch, paths)
-            ended = self.rclone.run(
+            ended = self._run(
                 *("copy", self.at(), str(folder), "--files-from-raw", str(listed), "--no-traverse", "--ignore-times"),
                 *("--no-update-dir-modtime", *self._switches),
                 patience=self._patience,
@@ -130,14 +138,13 @@ class RemoteStore:
         if ended.code not in (0, *_ABSENT) and not copied and not errors:
             raise self.fault(ended, "fetching")
         whole = None if ended.code in (0, *_ABSENT) else self.fault(ended, "fetching")
-        found: dict[str, Path | HometapeError] = {}
-        for path in paths:
-            if path in copied and (folder / path).is_file():
-                found[path] = folder / path
-            elif path in errors:
-                found[path] = errors[path]
-            else:
-                found[path] = NotFound(f"target {self.id} has no {path}") if whole is None or errors else whole
+        found: dict[str, Path | HometapeError] = {**errors}
+        found |= {path: folder / path for path in copied if (folder / path).is_file()}
+        left = [path for path in paths if path not in found]
+        there = self.sizes(left) if left and whole is not None else {}  # not there, or not come to?
+        for path in left:
+            missing = NotFound(f"target {self.id} has no {path}")
+            found[path] = whole if whole is not None and path in there else missing
         return found
 
     def sizes(self, paths: Sequence[str], *, hash_name: str = "") -> dict[str, tuple[int, str]]:
@@ -159,7 +166,7 @@ class RemoteStore:
         self._ls(at=self.at(prefix), take=lambda path, size, _: take(f"{start}{path}", size))
 
     def _ls(self, *switches: str, at: str, take: Callable[[str, int, dict[str, str]], None]) -> None:
-        ended = self.rclone.run(
+        ended = self._run(
             *("lsjson", at, "--recursive", "--files-only", "--no-modtime", "--no-mimetype", *switches),
             *self._switches,
             patience=self._patience,
@@ -170,7 +177,7 @@ class RemoteStore:
 
     def stat(self, path: str) -> int | None:
         """The size of a file; None if it is not there."""
-        ended = self.rclone.run("lsjson", "--stat", "--no-modtime", self.at(path), patience=self._patience)
+        ended = self._run("lsjson", "--stat", "--no-modtime", self.at(path), patience=self._patience)
         if ended.code in _ABSENT:
             return None
         if ended.code != 0:
@@ -188,7 +195,7 @@ class RemoteStore:
 
     def move(self, path: str, where: str) -> None:
         """Rename a file there; `where` must be a fresh name."""
-        ended = self.rclone.run("moveto", self.at(path), self.at(where), patience=self._patience)
+        ended = self._run("moveto", self.at(path), self.at(where), patience=self._patience)
         if ended.code != 0:
             raise self.fault(ended, f"putting {path} aside", writing=True)
 
@@ -196,14 +203,14 @@ class RemoteStore:
         """Delete the files that rclone's filter rules let through."""
         with self.stage.fresh() as scratch:
             listed = self.stage.write_list(scratch, [*filters, "- *"], "filters")
-            ended = self.rclone.run("delete", self.at(), "--filter-from", str(listed), patience=self._patience)
+            ended = self._run("delete", self.at(), "--filter-from", str(listed), patience=self._patience)
         if ended.code not in (0, *_ABSENT):
             raise self.fault(ended, "clearing up", writing=True)
 
     def make_root(self) -> None:
         """Make the folder, and the bucket it is in."""
         allow = {"RCLONE_S3_NO_CHECK_BUCKET": "false"}
-        ended = self.rclone.run("mkdir", self.at(), patience=self._patience, extra=allow)
+        ended = self._run("mkdir", self.at(), patience=self._patience, extra=allow)
         if ended.code != 0:
             raise self.fault(ended, "making the folder", writing=True)
 
@@ -217,7 +224,7 @@ class RemoteStore:
 
         with self.stage.fresh() as scratch, self._turn:
             listed = self.stage.write_list(scratch, paths)
-            ended = self.rclone.run(
+            ended = self._run(
                 *("cryptcheck", str(root), self.at(), "--files-from-raw", str(listed), "--one-way", "--combined", "-"),
                 *self._switches,
                 patience=self._patience,
@@ -231,7 +238,7 @@ class RemoteStore:
 
     def marker(self) -> dict[str, object]:
         """The marker at the root; raises TargetAbsent if there is none."""
-        ended = self.rclone.run("cat", self.at(MARKER), "--head", str(_MARKER_BYTES), patience=PROBE)
+        ended = self._run("cat", self.at(MARKER), "--head", str(_MARKER_BYTES), patience=PROBE)
         lacking = ended.code in _ABSENT or (ended.code == 0 and not ended.out.strip())
         if not lacking and ended.code != 0:
             fault = self.fault(ended, "reading its marker")
@@ -247,7 +254,7 @@ class RemoteStore:
 
     def space(self) -> int | None:
         """Free bytes there; None where it does not say."""
-        ended = self.rclone.run("about", "--json", self.at(), patience=PROBE)
+        ended = self._run("about", "--json", self.at(), patience=PROBE)
         if ended.code != 0:
             if "doesn't support about" in ended.text or "not supported" in ended.text:
                 return None
@@ -267,7 +274,10 @@ class RemoteStore:
         """What a failed run means."""
         if ended.code < 0:
             return TargetAbsent(f"target {self.id}: {doing}: rclone was killed", hint="it is tried again by itself")
-        return fault_of(self.id, ended, secrets=self._secrets(), doing=doing, writing=writing)
+        fault = fault_of(self.id, ended, secrets=self._secrets(), doing=doing, writing=writing)
+        if isinstance(fault, TargetError):
+            self.when_in_doubt()
+        return fault
 
     def _about_file(self, told: Told, *, writing: bool = False) -> HometapeError:
         why = redact(" ".join(told.text.split())[:400], self._secrets())

@@ -362,3 +362,33 @@ def test_a_server_that_says_nothing_is_absent(tmp_path: Path) -> None:
         remotes.add("mute", {"type": "webdav", "vendor": "other", "url": f"http://127.0.0.1:{port}/"})
         target = remote_target("mute:x", remotes.config, tmp_path / "state", prepare=False)
         assert target.state().condition is Condition.ABSENT
+
+
+def test_a_failed_look_is_not_remembered_as_good(opened: Opener) -> None:
+    """A minute long nobody asks whether the place is there, unless a step failed: then its state is asked anew."""
+    away = opened("webdav")
+    item = parcel(1, b"x")
+    assert away.target.put_many([item]) == [None]
+    away.server.stop()
+    assert away.target.state().condition is Condition.READY  # nobody looked
+    with pytest.raises(TargetAbsent):
+        list(away.target.read(item.path))
+    assert away.target.state().condition is Condition.ABSENT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_place_that_vanished_is_absent_not_empty(kind: str, opened: Opener) -> None:
+    """The server answers, but its folder is gone (a disk behind it that is not mounted): nothing is called missing."""
+    away = opened(kind)
+    items = [parcel(seq, b"%d" % seq) for seq in range(2)]
+    assert away.target.put_many(items) == [None, None]
+    place = away.server.folder / away.server.prefix / "place"
+    place.rename(place.with_name("unmounted"))
+    with pytest.raises(TargetAbsent):
+        away.target.verify_many(items)
+    away.target._presence._seen = away.target._presence._clock.monotonic()
+    with pytest.raises(TargetAbsent):
+        list(away.target.list())
+    place.with_name("unmounted").rename(place)
+    wait_until(lambda: away.target.state().condition is Condition.READY, within=20, what="the folder to be back")
+    assert all(isinstance(proof, Proof) for proof in away.target.verify_many(items))

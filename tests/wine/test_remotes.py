@@ -1,4 +1,4 @@
-"""Remotes on Windows: rclone.exe, paths with spaces, and the command interpreter that rclone-python starts it through."""
+"""Remotes on Windows: rclone.exe, paths with spaces, and the shell that rclone-python starts it through."""
 
 from pathlib import Path
 
