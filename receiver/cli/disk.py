@@ -176,6 +176,8 @@ def _eject(settings: ReceiverSettings, disk: "RemovableTarget") -> "Unmounted":
     from receiver.targets.unmounting import Unmounted, unmount
     from tape.errors import StoreLocked, TargetAbsent
 
+    if not (settings.state / "catalog.db").exists():  # nothing was ever written there, and none is made for this
+        return disk.eject()
     try:
         with Catalog.open(settings.state, clock=SYSTEM):  # nobody else may begin to write there now
             return disk.eject()

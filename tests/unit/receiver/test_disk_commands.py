@@ -189,6 +189,9 @@ def test_ejected_without_a_service(box: Box) -> None:
     done = box.run("eject", "usb1")
     assert done.exit_code == 1, repr(done.exception)
     assert "plain folder" in done.output
+    assert not (box.state / "catalog.db").exists(), "an empty catalog would hide what the home archive holds"
+    box.filled([["home"]])
+    assert box.run("eject", "usb1").exit_code == 1
     assert "usb1" in box.refused(NotFound, "eject", "usb7").hint
     box.refused(UsageError, "eject", "home")
     (box.media / "usb1").rename(box.media.parent / "drawer")
