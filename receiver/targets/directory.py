@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,7 @@ class DirectoryTarget(Target):
         self.root = root
         self._mounted = mounted
         self._disk = disk
+        self._making = threading.Lock()
         self._seen: _Identity | None = None
         self._sums = SumsFiles(disk)
         self._protected = False
@@ -153,7 +155,8 @@ class DirectoryTarget(Target):
             with self._mapped():
                 self._disk.sync_many([temp for _, temp, _ in staged], [])
                 for folder in {final.parent for _, _, final in staged}:
-                    self._disk.make_dirs_below(self.root, folder, by=self.root / TEMP_FOLDER)
+                    with self._making:  # a folder moved over an empty one would take that from under another thread
+                        self._disk.make_dirs_below(self.root, folder, by=self.root / TEMP_FOLDER)
             for number, temp, final in staged:
                 try:
                     with self._mapped():
@@ -186,7 +189,8 @@ class DirectoryTarget(Target):
             if not source.exists():
                 raise NotFound(f"target {self.id} has no {path}")
             base = self.root / ASIDE_FOLDER / path
-            self._disk.make_dirs_below(self.root, base.parent, by=self._temp())
+            with self._making:
+                self._disk.make_dirs_below(self.root, base.parent, by=self._temp())
             number = 1
             while (where := base.with_name(f"{base.name}.{number}")).exists():
                 number += 1

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -19,8 +20,18 @@ from receiver.targets.sums import format_lines, parse_lines
 from tape.clock import ManualClock
 from tape.digest import xxh3
 from tape.durable import Disk
-from tape.errors import DiskError, DiskFull, NotFound, SyncFailed, TargetAbsent, TargetError, TargetReadOnly
+from tape.errors import (
+    DiskError,
+    DiskFull,
+    HometapeError,
+    NotFound,
+    SyncFailed,
+    TargetAbsent,
+    TargetError,
+    TargetReadOnly,
+)
 from tape.names import SegmentName, SegmentPath
+from tests.support.parcels import segment_path
 
 
 class PoorDisk(Disk):
@@ -274,3 +285,24 @@ def test_a_marker_with_another_file_number_is_the_same_place(target: DirectoryTa
     other = json.dumps({**json.loads(same), "instance": "00"}).encode()
     more = parcel(1, b"data")
     assert isinstance(target.put_many([Parcel(more.path, 4, more.digest, lambda: renumbers(other))])[0], TargetAbsent)
+
+
+def test_threads_that_need_the_same_new_folder_all_get_it(target: DirectoryTarget) -> None:
+    """Batches side by side that hold the first segments of new streams store all of them."""
+    answers: list[HometapeError | None] = []
+    rounds = 60
+    meeting = threading.Barrier(4)
+
+    def work(worker: int) -> None:
+        for number in range(rounds):
+            data = b"%d %d" % (worker, number)
+            path = segment_path(worker, data, stream=f"new{number}/deep/er/stream")
+            meeting.wait(30)
+            answers.extend(target.put_many([Parcel(path, len(data), xxh3(data), lambda data=data: [data])]))  # type: ignore[misc] # mypy can't infer a lambda with a default
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [None] * 4 * rounds
