@@ -100,8 +100,9 @@ def clear(folder: Path) -> None:
 def timed(argv: Sequence[str]) -> tuple[float, float]:
     """Run a program: seconds, and seconds of processor time with all it started."""
     before, began = psutil.Process().cpu_times(), time.monotonic()
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     took, after = time.monotonic() - began, psutil.Process().cpu_times()
+    assert done.returncode == 0, done.stderr[-4000:].decode(errors="replace")
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return took, used
 

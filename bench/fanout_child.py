@@ -25,7 +25,10 @@ def main(folder: Path) -> int:
     targets = [open_target(entry(folder, name), folder / "state") for name in ("home", *NAMES)]
     with Catalog.open(folder / "state", clock=SYSTEM) as catalog:
         views = asyncio.run(Fanout(catalog, targets, clock=SYSTEM).drain())
-    return 0 if all(view.level for view in views) else 1
+    left = [view for view in views if not view.level]
+    if left:
+        print(left, file=sys.stderr)
+    return 1 if left else 0
 
 
 if __name__ == "__main__":
