@@ -30,7 +30,7 @@ from receiver.targets.contract import (
     is_own,
 )
 from receiver.targets.marker import check_marker, identity, write_readme
-from receiver.targets.medium import GONE_HINT, is_forbidden, is_gone, is_shaky, takes_writes
+from receiver.targets.medium import GONE_HINT, ask_media, is_forbidden, is_gone, is_shaky, takes_writes
 from receiver.targets.mounts import own_mount
 from receiver.targets.reading_back import read_back
 from receiver.targets.sums import SumsFiles, read_sums
@@ -242,19 +242,18 @@ class DirectoryTarget(Target):
     def verify_many(self, parcels: Sequence[Parcel]) -> Sequence[Proof | HometapeError]:
         """See the contract. SHA-256 of what was put just now is not computed again: XXH3-128 shows its bytes."""
         before = self._present(), self._instance
+        ask_media(self.root / parcel.path for parcel in parcels)
         found = super().verify_many(parcels)
         self._still(before)
         return found
 
     def _prove(self, parcel: Parcel) -> Proof:
-        return self._proof(parcel.path, parcel.sha256 if parcel.fresh else "")
+        return self._proof(parcel.path, parcel.sha256 if parcel.fresh else "", asked=True)
 
-    def _proof(self, path: str, known: str = "") -> Proof:
+    def _proof(self, path: str, known: str = "", *, asked: bool = False) -> Proof:
         full = self.root / check_relative(path)
-        with self._mapped():
-            file = self._open(full, path)
-        with file, self._mapped(), named(full, "reading"):
-            return read_back(file, known, again=self.place.home)
+        with self._mapped(), self._open(full, path) as file, named(full, "reading"):
+            return read_back(file, known, again=self.place.home, asked=asked)
 
     def stat(self, path: str) -> int | None:
         """The size of a file; None if there is none."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tape.durable import Disk
@@ -22,6 +23,7 @@ _GONE = {
 }  # fmt: skip
 _GONE_WINDOWS = {21, 53, 55, 59, 64, 67, 121, 433, 1006, 1112, 1167, 1231, 1236}
 _SHAKY, _SHAKY_WINDOWS = {errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}, {23, 1117}
+_AHEAD = 16 * 2**20
 GONE_HINT = "check its cable, power and network and mount it again; it catches up by itself"
 
 
@@ -49,6 +51,22 @@ def drop_pages(number: int) -> None:
     """Ask the system to forget a file's clean pages, so that the next read comes from the medium."""
     if sys.platform == "linux":
         os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def ask_media(files: Iterable[Path]) -> None:
+    """Forget what memory holds of these files and ask the medium for all of them at once, where the system can."""
+    if sys.platform != "linux":
+        return
+    for path in files:
+        try:
+            number = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # who reads it will say so
+        try:
+            drop_pages(number)
+            os.posix_fadvise(number, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(number)
 
 
 def takes_writes(folder: Path, disk: Disk) -> bool:

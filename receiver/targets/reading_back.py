@@ -19,11 +19,12 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-def read_back(file: io.FileIO, known: str, *, again: bool) -> Proof:
+def read_back(file: io.FileIO, known: str, *, again: bool, asked: bool) -> Proof:
     """The proof of an open file. `known`: its SHA-256, where only XXH3-128 is asked for; `again`: it is read again
-    soon, so that its pages may stay.
+    soon, so that its pages may stay; `asked`: what memory held was dropped already, and the medium asked.
     """
-    drop_pages(file.fileno())
+    if not asked:
+        drop_pages(file.fileno())
     both, fast, size = BothDigests(), new_xxh3(), 0
     digests = fast if known else both
     while count := file.readinto(_buffer.view):
