@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -212,3 +213,42 @@ def test_what_a_shell_would_read_never_reaches_one(value: str, tmp_path: Path, m
     assert not list(tmp_path.rglob("PWNED"))
     assert "PATH" in os.environ
     assert "url = http://127.0.0.1:1/a b" in config.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal is imitated by a pseudo terminal")
+def test_asks_on_a_terminal(home: Home) -> None:
+    """Without options it asks, the password unseen, and ends with a target that works."""
+    import pty
+
+    upper, lower = pty.openpty()
+    words = [*command("tape-receiver"), "remote", "add", "ask", "--crypt", "--rclone-config", str(home.rclone_config)]
+    with subprocess.Popen(
+        words,
+        stdin=lower,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(HOMETAPE_CONFIG_DIR=str(home.folder)),
+        start_new_session=True,
+    ) as process:
+        os.close(lower)
+        assert process.stderr is not None
+        asked = b""
+        for prompt, answer in (
+            (b"[s3]:", "local"),
+            (b"machine:", str(home.folder / "there")),
+            (b"one): ", "my own pw"),
+        ):
+            while not asked.endswith(prompt):  # what is typed before a hidden prompt is dropped
+                letter = process.stderr.read(1)
+                assert letter, asked.decode()
+                asked += letter
+            os.write(upper, f"{answer}\n".encode())
+        said, rest = process.communicate(timeout=60)
+        asked += rest
+    os.close(upper)
+    assert process.returncode == 0, asked.decode()
+    assert b"target ask was added" in said
+    assert b"kind of remote" in asked
+    assert b"my own pw" not in said + asked
+    assert "my own pw" not in home.rclone_config.read_text(encoding="utf-8")
+    home.call("remote", "test", "ask", "--size", "16", code=0)
