@@ -193,7 +193,9 @@ def test_a_killed_command_and_a_killed_service_go_on(tmp_path: Path) -> None:
         words = [*command("tape-agent"), "resync", "--config", str(road.agent_toml), "--bandwidth", "3 kB"]
         follower = Program(words)
         folder = road.folder / "server" / "state" / "resync"
-        wait_until(lambda: any("sending" in path.read_text(encoding="utf-8") for path in folder.glob("*.json")), what="sending")
+        wait_until(
+            lambda: any("sending" in path.read_text(encoding="utf-8") for path in folder.glob("*.json")), what="sending"
+        )
         follower.close()
         assert road.agent_process is not None
         road.agent_process.close()
