@@ -210,9 +210,7 @@ def main() -> int:
             furnish(road, stick, remotes)
             road.start_receiver()
             road.start_agent()
-            console.print(
-                "a bot writes its file; once, the link will be cut and the disk pulled\n"
-            )
+            console.print("a bot writes its file; once, the link will be cut and the disk pulled\n")
             ticks = road.ticks / _name(given.input)
             watch(road, link, stick, ticks, given.input)
             console.print(f"\n{road.tape_receiver('resync').out}", markup=False)
