@@ -91,8 +91,8 @@ def theirs(folder: Path, check: Sequence[str]) -> tuple[float, float]:
 
 
 def clear(folder: Path) -> None:
-    """Targets out of the way, nothing left to write: the next run starts level. Nothing is deleted before the end, for ext4
-    passes over the numbers of files deleted in the last minutes, one by one, at the cost of who comes next.
+    """Targets out of the way, nothing left to write: the next run starts level. Nothing is deleted before the end, for
+    ext4 passes over the numbers of files deleted in the last minutes, one by one, at the cost of who comes next.
     """
     away = Path(tempfile.mkdtemp(prefix="done-", dir=folder))
     for name in NAMES:
