@@ -2,11 +2,13 @@
 
 Each segment's bytes are compared with the digest in its name and the line in SHA256SUMS, its rows with
 the source bytes its footer promises, and its place with the chain: who replaced, removed or reordered a
-segment would have to redo every one after it.
+segment would have to redo every one after it. Files are met day by day, and a day is that of the ticks: where
+older files or a clock put back brought an earlier day after a later one, that is not the order of the chain.
 """
 
 import contextlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,11 +50,17 @@ class FolderResult:
 
 
 @dataclass(slots=True)
-class _Last:
-    """The newest segment seen of one epoch, and the chain's value after it ("" after a bad one)."""
+class _Run:
+    """Segments of one epoch without a hole: what the first says came before it, and the chain's value after the last.
 
-    seq: int
+    "" for both beside a bad segment. `file`: that of the first.
+    """
+
+    first: int
+    last: int
+    previous: str
     chain: str
+    file: Path
 
 
 class VerifyFolder:
@@ -77,7 +85,8 @@ class VerifyFolder:
         self._stream = stream.strip("/")
         self._progress = progress or (lambda _segments, _bytes: None)
         self._result = FolderResult()
-        self._last: dict[tuple[str, str, str], _Last] = {}
+        self._runs: dict[tuple[str, str, str], list[_Run]] = {}  # by agent, stream, epoch; ascending
+        self._failed: list[tuple[str, SegmentName]] = []
         self._folder: Path | None = None
         self._sums: dict[str, str] = {}
 
@@ -90,9 +99,10 @@ class VerifyFolder:
             self._one(file)
             self._progress(self._result.segments, self._result.bytes)
         self._leave()
+        self._holes()
         if not self._result.segments and not self._result.bad:
             raise NotFound(f"{self._root} holds no segments", hint="give the root of a target, or a folder below it")
-        self._result.streams = len({key[:2] for key in self._last})
+        self._result.streams = len({key[:2] for key in self._runs})
         return self._result
 
     def _files(self) -> Iterator[Path]:
@@ -139,29 +149,53 @@ class VerifyFolder:
 
     def _chain(self, file: Path, footer: Footer, sha256: str) -> None:
         key = (footer.agent, footer.stream, footer.epoch)
-        last = self._last.get(key)
-        expected = genesis(*key) if footer.seq == 0 else ""
-        if last is not None and footer.seq == last.seq + 1:
-            expected = last.chain
-        elif last is not None and footer.seq <= last.seq:
-            self._result.bad.append((str(file), f"segment {footer.seq} comes after segment {last.seq}"))
-            return
+        after = link(footer.previous, *key, footer.seq, sha256)
+        if footer.seq == 0 and footer.previous != genesis(*key):
+            self._broken(file)
+        if not self._add(key, _Run(footer.seq, footer.seq, footer.previous, after, file)):
+            self._result.bad.append((str(file), f"segment {footer.seq} is there twice"))
+
+    def _add(self, key: tuple[str, str, str], new: _Run) -> bool:
+        """Take a segment's place, and join it with its neighbours; False if the place is taken."""
+        runs = self._runs.setdefault(key, [])
+        at = bisect_right(runs, new.first, key=lambda run: run.first)
+        if at and new.first <= runs[at - 1].last:
+            return False
+        if at < len(runs) and runs[at].first == new.last + 1:
+            after = runs.pop(at)
+            if new.chain and after.previous and after.previous != new.chain:
+                self._broken(after.file)
+            new = _Run(new.first, after.last, new.previous, after.chain, new.file)
+        if at and runs[at - 1].last + 1 == new.first:
+            before = runs[at - 1]
+            if before.chain and new.previous and new.previous != before.chain:
+                self._broken(new.file)
+            before.last, before.chain = new.last, new.chain
         else:
-            first = 0 if last is None else last.seq + 1
-            if footer.seq > first:
-                numbers = f"segment {first}" if footer.seq == first + 1 else f"segments {first} to {footer.seq - 1}"
-                self._result.gaps.append(f"{numbers} of epoch {footer.epoch} of {footer.agent}/{footer.stream}")
-        if expected and footer.previous != expected:
-            self._result.bad.append((str(file), "it does not follow the segment before it: the chain is broken"))
-        after = link(footer.previous, footer.agent, footer.stream, footer.epoch, footer.seq, sha256)
-        self._last[key] = _Last(footer.seq, after)
+            runs.insert(at, new)
+        return True
+
+    def _broken(self, file: Path) -> None:
+        self._result.bad.append((str(file), "it does not follow the segment before it: the chain is broken"))
 
     def _bad(self, file: Path, name: SegmentName, why: str) -> None:
-        """A bad segment is no gap: the next one is not asked to follow it."""
         self._result.bad.append((str(file), why))
-        for key, last in self._last.items():
-            if key[2] == name.epoch and last.seq < name.seq and f"{key[0]}/{key[1]}/" in f"{file.as_posix()}/":
-                self._last[key] = _Last(name.seq, "")
+        self._failed.append((f"{file.as_posix()}/", name))
+
+    def _holes(self) -> None:
+        """What no segment was met of is missing. A bad segment is no hole: the next one is not asked to follow it."""
+        holes = []
+        for key, runs in self._runs.items():
+            for path, name in self._failed:
+                if key[2] == name.epoch and f"{key[0]}/{key[1]}/" in path:
+                    self._add(key, _Run(name.seq, name.seq, "", "", Path(path)))
+            first = 0
+            for run in runs:
+                if run.first > first:
+                    numbers = f"segment {first}" if run.first == first + 1 else f"segments {first} to {run.first - 1}"
+                    holes.append(f"{numbers} of epoch {key[2]} of {key[0]}/{key[1]}")
+                first = run.last + 1
+        self._result.gaps = holes + self._result.gaps
 
     def _enter(self, folder: Path) -> None:
         if folder != self._folder:

@@ -218,7 +218,10 @@ async def test_beside_a_running_service_findings_are_notes(archive: Archive, clo
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """A copy on a stick: files and sums, nothing else."""
-    feed = Feed(tmp_path / "spool")
+    return stick(tmp_path, Feed(tmp_path / "spool"))
+
+
+def stick(tmp_path: Path, feed: Feed) -> Path:
     root = tmp_path / "stick"
     for made in feed.seal(TICKS, cuts=[len(TICKS) // 4, len(TICKS) // 2, len(TICKS) // 4 * 3]):
         path = put(root, made)
@@ -263,6 +266,49 @@ def test_every_kind_of_harm_to_a_bare_folder_is_seen(bare: Path) -> None:
     assert [victim.name in note for note in VerifyFolder(bare).run().notes] == [True]
     sums.write_bytes(b"".join(lines) + b"torn")
     assert VerifyFolder(bare).run().exit_code == 1
+
+
+def test_days_that_go_back_are_no_fault(tmp_path: Path) -> None:
+    """Older files, or a clock put back, bring an earlier day after a later one: the chain is by number, not by day."""
+    half_day = 43_200_000_000_000
+    feed = Feed(tmp_path / "spool", step_ns=-half_day)
+    root = stick(tmp_path, feed)
+    assert [segment.name[17:29] for segment in segments(root)] != [f"{seq:012d}" for seq in range(4)]
+    result = VerifyFolder(root).run()
+    assert (result.exit_code, result.segments, result.bad, result.gaps) == (0, 4, [], [])
+    victim = next(path for path in segments(root) if "-000000000001-" in path.name)
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    result = VerifyFolder(root).run()
+    assert ([file for file, _ in result.bad], result.gaps) == ([str(victim)], [])
+    victim.unlink()
+    result = VerifyFolder(root).run()
+    assert result.bad == []
+    assert "segment 1 of epoch 00000000000000aa of box/demo/ticks" in result.gaps
+
+
+def test_a_segment_that_is_there_twice_is_told(bare: Path) -> None:
+    """The same number on another day is one too many."""
+    victim = segments(bare)[1]
+    other = victim.parent.parent / "date=2031-01-01"
+    other.mkdir()
+    shutil.copy(victim, other)
+    result = VerifyFolder(bare).run()
+    assert [(file, why) for file, why in result.bad] == [(str(other / victim.name), "segment 1 is there twice")]
+
+
+def test_a_forged_segment_among_days_that_go_back_breaks_the_chain(tmp_path: Path) -> None:
+    """Whichever of two neighbours is met first, they are compared."""
+    half_day = 43_200_000_000_000
+    root = stick(tmp_path, Feed(tmp_path / "spool", step_ns=-half_day))
+    forger = Feed(tmp_path / "forger", step_ns=-half_day)
+    quarter = len(TICKS) // 4
+    forged = forger.seal(TICKS.replace(b"1.", b"7."), cuts=[quarter, 2 * quarter])[1]
+    next(path for path in segments(root) if "-000000000001-" in path.name).unlink()
+    put(root, forged)
+    result = VerifyFolder(root).run()
+    broken = sorted(Path(file).name[17:29] for file, why in result.bad if "chain is broken" in why)
+    assert broken == ["000000000001", "000000000002"]
 
 
 def test_a_replaced_segment_breaks_the_chain(bare: Path, tmp_path: Path) -> None:
