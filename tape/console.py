@@ -32,8 +32,8 @@ MEANINGS: Mapping[int, str] = {
     78: "the configuration is wrong",
     INTERRUPTED: "stopped by Ctrl-C",
 }
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)  # `rclone:cloud:tape` is no picture of a cloud
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def default_config(name: str) -> Path:

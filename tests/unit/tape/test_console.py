@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from tape.console import MEANINGS, default_config, run_app
+from tape.console import MEANINGS, default_config, err, out, run_app
 from tape.errors import HometapeError, StoreLocked, every
 
 
@@ -72,3 +72,11 @@ def test_default_config_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert default_config("agent.toml") == tmp_path / "agent.toml"
     monkeypatch.delenv("HOMETAPE_CONFIG_DIR")
     assert default_config("agent.toml").name == "agent.toml"
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A remote may be called `cloud`: `:cloud:` is its name, not a picture."""
+    out.print("rclone:cloud:tape", markup=False)
+    err.print("rclone:cloud:tape", markup=False)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("rclone:cloud:tape\n", "rclone:cloud:tape\n")
