@@ -247,6 +247,45 @@ def test_sums_are_lines_that_tools_know() -> None:
     assert parse_lines(b"0" * 64 + b"  ../a\n")[0] == {}
 
 
+@pytest.mark.parametrize("lines", [100, 2])
+def test_a_line_is_noted_once(root: Path, disk: PoorDisk, monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
+    """A copy that is proven again, in this life or the next one, has its line already; a dropped one gets it again."""
+    monkeypatch.setattr("receiver.targets.sums._KNOWN_LINES", lines)
+    items = [parcel(seq, b"%d" % seq) for seq in range(2)]
+    noted = [(item.path, f"{seq}" * 64) for seq, item in enumerate(items)]
+    file = (root / items[0].path).parent / SUMS
+    first, target = (DirectoryTarget(Place("nas"), root, disk=disk) for _ in range(2))
+    for life in (first, target):
+        life.put_many(items)
+        for _ in range(2):
+            life.note_sums(noted[:1])
+            life.note_sums(noted)
+        assert file.read_bytes().count(b"\n") == 2
+    target.set_aside(items[0].path, "bad")
+    assert file.read_bytes().count(b"\n") == 1
+    target.put_many(items[:1])
+    target.note_sums(noted)
+    assert parse_lines(file.read_bytes()) == ({name.rpartition("/")[2]: sha256 for name, sha256 in noted}, True)
+    file.unlink()
+    target.note_sums(noted)
+    assert file.read_bytes().count(b"\n") == 2
+
+
+def test_sums_of_many_folders_are_remembered_within_bounds(
+    root: Path, disk: PoorDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was forgotten is read again: no line is lost, none is there twice."""
+    monkeypatch.setattr("receiver.targets.sums._KNOWN_LINES", 3)
+    target = DirectoryTarget(Place("nas"), root, disk=disk)
+    items = [parcel(seq, b"%d" % seq, stream=f"s{seq % 3}") for seq in range(6)]
+    target.put_many(items)
+    for _ in range(3):
+        for item in items:
+            target.note_sums([(item.path, "a" * 64)])
+    for stream in range(3):
+        assert (root / items[stream].path).parent.joinpath(SUMS).read_bytes().count(b"\n") == 2
+
+
 def test_bytes_flipped_on_the_medium_are_seen(target: DirectoryTarget, root: Path) -> None:
     """Verify reads what lies there now, not what was written."""
     item = parcel(0, b"good bytes")
