@@ -1,8 +1,12 @@
-"""Structured logging: one line an event, JSON under a service manager, readable on a terminal."""
+"""Structured logging: one line an event, JSON under a service manager, readable on a terminal.
 
+A log that can't be written (a closed pipe, a full disk behind it) never stops whoever writes to it.
+"""
+
+import contextlib
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -12,15 +16,37 @@ def get_logger(name: str) -> Any:
     return structlog.get_logger(name)
 
 
+class _Steady:
+    """Standard error as it is at each write, or a stream; what can't be written is dropped."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        stream = self._stream or sys.stderr
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            if stream is not None:
+                stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        stream = self._stream or sys.stderr
+        with contextlib.suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()
+
+
 def configure(*, level: str = "info", json: bool | None = None, stream: TextIO | None = None) -> None:
     """Set up logging for this process. `json=None`: JSON unless the stream is a terminal."""
-    out = stream if stream is not None else sys.stderr
-    as_json = (not out.isatty()) if json is None else json
+    shown = stream or sys.stderr
+    terminal = shown is not None and shown.isatty()
+    as_json = not terminal if json is None else json
+    out = cast("TextIO", _Steady(stream))
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
         structlog.processors.JSONRenderer(sort_keys=False)
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=out.isatty())
+        else structlog.dev.ConsoleRenderer(colors=terminal)
     )
     structlog.configure(
         processors=[

@@ -178,7 +178,7 @@ def test_ejected_by_the_service(desk: Desk) -> None:
     assert "safe to unplug" in done.out
     disk.unmounted()
     assert desk.copied("usb1") == 50
-    assert "away" in desk.listed("usb1")["reason"]
+    wait_until(lambda: "away" in desk.listed("usb1")["reason"], within=20, every=0.2, what="it to be listed as away")
     assert desk.tool("eject", "usb1", codes=(69,)).err.count("hint:") == 1
     disk.plug(desk.media / "elsewhere")
     desk.deliver(1)

@@ -61,7 +61,7 @@ def test_every_error_has_a_documented_exit_code() -> None:
     """No error ends with a code that the table does not explain, and codes of the tree are distinct names."""
     for kind in every():
         assert kind.exit_code in MEANINGS, kind
-    names = [kind.code for kind in every()]
+    names = [kind.code for kind in every() if "code" in vars(kind)]
     assert len(names) == len(set(names))
     assert issubclass(StoreLocked, HometapeError)
 
