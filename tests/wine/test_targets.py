@@ -35,6 +35,13 @@ def folder(name):
 def usb():
     return RemovableTarget(Place('usb1', kind='removable'), Search())
 
+def listed(letter):
+    '''Wine lists a new drive a moment after its start.'''
+    from receiver.targets.mounts import mounts
+    until = SYSTEM.monotonic() + 20
+    while not any(str(one.path).startswith(letter) for one in mounts()) and SYSTEM.monotonic() < until:
+        pass
+
 def said(answers):
     return ' '.join(type(answer).__name__ for answer in answers)
 
@@ -83,6 +90,7 @@ def test_a_disk_is_found_at_whatever_letter_it_gets(tmp_path: Path, winpy: Windo
     with drive(winpy, "E", tmp_path / "disk"):
         out = lines(
             winpy,
+            "listed('E')\n"
             "prepare(Path('E:/hometape'), 'usb1', clock=SYSTEM)\n"
             "disk = usb()\n"
             "print(disk.state().condition.value, disk.root)\n"
@@ -92,6 +100,7 @@ def test_a_disk_is_found_at_whatever_letter_it_gets(tmp_path: Path, winpy: Windo
     with drive(winpy, "G", tmp_path / "disk"):
         out = lines(
             winpy,
+            "listed('G')\n"
             "disk = usb()\n"
             "print(disk.state().condition.value, disk.root, len(list(disk.list())))\n"
             "print(said(disk.put_many([parcel(1, b'y'), parcel(2, b'z')])))\n"
@@ -103,7 +112,7 @@ def test_a_disk_is_found_at_whatever_letter_it_gets(tmp_path: Path, winpy: Windo
         assert "Safely Remove" in out[2]
         assert "let go" in out[3]
         with drive(winpy, "H", tmp_path / "disk"):
-            out = lines(winpy, "print(usb().state().condition.value, usb().state().reason)\n")
+            out = lines(winpy, "listed('H')\nprint(usb().state().condition.value, usb().state().reason)\n")
             assert out[0].startswith("refused")
             assert "G:\\hometape" in out[0]
             assert "H:\\hometape" in out[0]
