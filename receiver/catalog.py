@@ -177,7 +177,9 @@ class Catalog(CatalogView):
         """Forget many copies at a target, those proven since a time excepted; how many. One incident tells of all."""
         now = self._clock.now_ns()
         with self._write() as base:
-            dropped, touched = catalog_drops.drop_copies(base, self._ids, target, segments, before_ns)
+            dropped, touched = catalog_drops.drop_copies(
+                base, self._ids, target, segments, before_ns=before_ns, now_ns=now
+            )
             if dropped:
                 text = f"copies at {target} no longer count: {why}"
                 subject = catalog_writes.many_at(target)

@@ -10,10 +10,11 @@ from tape.receipt import to_ranges
 
 
 def drop_copies(
-    base: sqlite3.Connection, ids: Ids, target_name: str, segments: Sequence[int], before_ns: int
+    base: sqlite3.Connection, ids: Ids, target_name: str, segments: Sequence[int], *, before_ns: int, now_ns: int
 ) -> tuple[int, set[tuple[str, str]]]:
     """Forget the copies of these segments at a target, those proven since a time excepted.
 
+    What was proven after `now_ns` was proven by a clock that was wrong, nobody knows when: it is no exception.
     Returns how many, and the (agent, stream) touched. The incident is the caller's to record.
     """
     target = ids.target(base, target_name)
@@ -22,8 +23,8 @@ def drop_copies(
     seqs: dict[int, list[int]] = {}
     for segment in segments:
         row = base.execute(
-            "DELETE FROM copy WHERE target=? AND segment=? AND verified<? RETURNING segment",
-            (target, segment, before_ns),
+            "DELETE FROM copy WHERE target=? AND segment=? AND NOT verified BETWEEN ? AND ? RETURNING segment",
+            (target, segment, before_ns, now_ns),
         ).fetchone()
         if row is None:
             continue

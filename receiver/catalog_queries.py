@@ -260,6 +260,7 @@ def copies_by_age(
     target: str,
     *,
     before_ns: int,
+    now_ns: int,
     after: tuple[int, int] = (-1, -1),
     stream: tuple[str, str] | None = None,
     limit: int,
@@ -267,20 +268,22 @@ def copies_by_age(
     """The copies at a target that were last checked before a time, longest ago first: (checked, segment).
 
     `after`: the (checked, segment id) to go on from; `stream`: only those of this (agent, stream). A scan,
-    but only `limit` of them are ever sorted.
+    but only `limit` of them are ever sorted. What was checked after `now_ns`, by a clock that was wrong, counts as
+    checked at 0.
     """
     rows = base.execute(
-        "SELECT c.verified, c.segment FROM target t JOIN copy c ON c.target=t.id WHERE t.name=?1 AND c.verified<?2"
-        " AND (c.verified, c.segment) > (?3,?4) AND (?5 IS NULL OR (SELECT stream FROM segment WHERE id=c.segment)="
-        " (SELECT id FROM stream WHERE agent=?5 AND name=?6)) ORDER BY c.verified, c.segment LIMIT ?7",
-        (target, before_ns, *after, *(stream or (None, None)), limit),
+        "SELECT at, segment FROM (SELECT iif(c.verified>?8, 0, c.verified) AS at, c.segment FROM target t"
+        " JOIN copy c ON c.target=t.id WHERE t.name=?1) WHERE at<?2 AND (at, segment) > (?3,?4)"
+        " AND (?5 IS NULL OR (SELECT s.stream FROM segment s WHERE s.id=segment)="
+        " (SELECT id FROM stream WHERE agent=?5 AND name=?6)) ORDER BY at, segment LIMIT ?7",
+        (target, before_ns, *after, *(stream or (None, None)), limit, now_ns),
     ).fetchall()
     held = {}
     for start in range(0, len(rows), PAGE):
         numbers = [segment for _, segment in rows[start : start + PAGE]]
         for item in read_held(base, f"WHERE s.id IN ({','.join('?' * len(numbers))})", numbers):
             held[item.id] = item
-    return [(verified, held[segment]) for verified, segment in rows]
+    return [(checked, held[segment]) for checked, segment in rows]
 
 
 def incidents(base: sqlite3.Connection, *, closed: bool, limit: int) -> list[Incident]:

@@ -63,9 +63,10 @@ class Level:
         target, most = self._target, self._setup.pace.sample
         if most <= 0:
             return 0
+        now = self._setup.clock.now_ns()
         with cataloguing():
             found = self._setup.catalog.ask(
-                lambda base: copies_by_age(base, target.id, before_ns=before_ns, limit=most)
+                lambda base: copies_by_age(base, target.id, before_ns=before_ns, now_ns=now, limit=most)
             )
         bad = 0
         for batch in batches([held for _, held in found], files=64, size=target.limits.batch_bytes):

@@ -2,7 +2,8 @@
 
 Both sides are walked folder by folder and, within one, in the order of names, so that memory holds a
 page and not an archive. A copy proven after the comparison began was there then, whatever an older
-listing says: live segments never look like trouble.
+listing says: live segments never look like trouble. A time that is still to come is that of a clock which
+was wrong, and says nothing.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from receiver import catalog_walk as walk
 from receiver.catalog import Catalog
 from receiver.catalog_queries import next_day
 from receiver.targets.contract import Entry, Target
+from tape.clock import Clock
 from tape.errors import NameRefused, TargetError
 from tape.names import SegmentPath
 
@@ -87,6 +89,7 @@ class Comparison:
         catalog: Catalog,
         target: Target,
         *,
+        clock: Clock,
         began_ns: int,
         present: Present,
         sums: bool,
@@ -94,6 +97,7 @@ class Comparison:
     ) -> None:
         self._catalog = catalog
         self._target = target
+        self._clock = clock
         self._began = began_ns
         self._present = present
         self._sums = sums and target.capabilities.sums
@@ -172,24 +176,28 @@ class Comparison:
     def _absent(self, folder: str, row: walk.Expected) -> Iterator[Finding]:
         path = f"{folder}/{row.name}"
         if row.verified_ns is None:
-            if row.committed_ns < self._began:
+            if not self._since(row.committed_ns):
                 yield Finding(Kind.LACKING, path, row.size, row.id)
-        elif row.verified_ns < self._began:
+        elif not self._since(row.verified_ns):
             yield Finding(Kind.MISSING, path, row.size, row.id)
         else:
             self._present.put(row.id)
 
     def _beside(self, row: walk.Expected, entry: Entry, noted: dict[str, str]) -> Iterator[Finding]:
         if entry.size != row.size:
-            if row.verified_ns is None or row.verified_ns < self._began:
+            if row.verified_ns is None or not self._since(row.verified_ns):
                 yield Finding(Kind.WRONG_SIZE, entry.path, row.size, row.id)
             return
         self._present.put(row.id)
         if row.verified_ns is None:
-            if row.committed_ns < self._began:
+            if not self._since(row.committed_ns):
                 yield Finding(Kind.UNPROVEN, entry.path, row.size, row.id)
-        elif self._sums and row.sha256 and noted.get(row.name) != row.sha256 and row.verified_ns < self._began:
+        elif self._sums and row.sha256 and noted.get(row.name) != row.sha256 and not self._since(row.verified_ns):
             yield Finding(Kind.SUMS, entry.path, row.size, row.id, row.sha256)
+
+    def _since(self, at_ns: int) -> bool:
+        """Whether that happened after the comparison began."""
+        return self._began <= at_ns <= self._clock.now_ns()
 
     def _unknown(self, entry: Entry) -> Finding:
         """A file that no row asks for: a segment, by its name; or something else, a held segment's second name too."""

@@ -78,7 +78,13 @@ class Survey:
             self._progress(target.id, files)
 
         comparison = Comparison(
-            self._catalog, target, began_ns=self._began, present=present, sums=sums, progress=progress
+            self._catalog,
+            target,
+            clock=self._clock,
+            began_ns=self._began,
+            present=present,
+            sums=sums,
+            progress=progress,
         )
         for finding in comparison.run():
             self._note(plan, finding)

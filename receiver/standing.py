@@ -29,11 +29,13 @@ def observe(previous: Looked, now_ns: int, found: Mapping[str, int]) -> Looked:
 
     A new lack began when its oldest segment was committed, or, if that was there at the last look
     already, after that look. A known one keeps its beginning, or begins later where older segments
-    have been healed since. One that is gone is forgotten.
+    have been healed since. One that is gone is forgotten. A time that is still to come is that of a clock which was
+    wrong, and is passed over: no lack waits for it.
     """
     lacks = {}
     for what, oldest in found.items():
         known = previous.lacks.get(what)
         earliest = known.since_ns if known is not None else previous.at_ns
-        lacks[what] = Lack(oldest, oldest if earliest is None else max(oldest, earliest))
+        past = [when for when in (oldest, earliest) if when is not None and when <= now_ns]
+        lacks[what] = Lack(oldest, max(past, default=now_ns))
     return Looked(now_ns, lacks)

@@ -233,8 +233,11 @@ class Verify:
     def _page(
         self, target: str, before_ns: int, after: tuple[int, int], stream: tuple[str, str] | None
     ) -> list[tuple[int, Held]]:
+        now = self._clock.now_ns()
         return self._catalog.ask(
-            lambda base: copies_by_age(base, target, before_ns=before_ns, after=after, stream=stream, limit=_PAGE)
+            lambda base: copies_by_age(
+                base, target, before_ns=before_ns, now_ns=now, after=after, stream=stream, limit=_PAGE
+            )
         )
 
     def _extent(self, target: str, stream: tuple[str, str] | None) -> tuple[int, int]:

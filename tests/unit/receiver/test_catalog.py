@@ -209,8 +209,10 @@ def test_a_dropped_copy_is_an_incident_until_it_is_there_again(catalog: Catalog)
     assert catalog.incidents() == []
     assert len(catalog.incidents(closed=True)) == 1
     assert catalog.copies(held.id) == [copy]
-    by_age = catalog.ask(lambda base: copies_by_age(base, "nas", before_ns=copy.verified_ns + 1, limit=9))
+    by_age = catalog.ask(lambda base: copies_by_age(base, "nas", before_ns=copy.verified_ns + 1, now_ns=9, limit=9))
     assert [(checked, found.id) for checked, found in by_age] == [(copy.verified_ns, held.id)]
+    by_age = catalog.ask(lambda base: copies_by_age(base, "nas", before_ns=1, now_ns=6, limit=9))
+    assert [(checked, found.id) for checked, found in by_age] == [(0, held.id)], "checked by a clock that was wrong"
 
 
 def test_receipt_times_grow_over_restarts_and_clock_steps(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from receiver.catalog import Catalog
+from receiver.model import Copy
 from receiver.resync import Ending, Resync
 from receiver.resync_compare import Kind
 from receiver.resync_plan import Findings, Plan
@@ -259,6 +260,19 @@ def test_a_copy_proven_after_the_look_is_not_dropped(site: Site) -> None:
     assert site.catalog.drop_copies("nas", ids[:3], "in time", before_ns=SYSTEM.now_ns()) == 3
     assert (site.archive.copied("nas"), site.archive.copied("usb")) == (9, 12)
     assert [one.id for one in site.catalog.behind("nas", limit=10)] == ids[:3]
+
+
+def test_a_clock_that_was_ahead_hides_nothing(site: Site) -> None:
+    """Copies proven at a time that is still to come are looked for like all others, and made again."""
+    ahead = SYSTEM.now_ns() + 10**17
+    held = list(site.catalog.all_segments())
+    site.catalog.add_copies([Copy(one.id, "nas", ahead, "test") for one in held])
+    shutil.rmtree(site.archive.root / "nas" / "box")
+    plan, ending = site.run()
+    assert counts(plan, "nas") == {"missing": 12}
+    assert ending is not None
+    assert (ending.exit_code, ending.repaired.dropped) == (0, 12)
+    site.level()
 
 
 def test_sums_are_put_right(site: Site) -> None:

@@ -33,10 +33,12 @@ class Shelved(MemoryTarget):
         return iter(sorted(found, key=lambda entry: entry.path.split("/") if self.by_folder else entry.path))
 
 
-def compare(catalog: Catalog, target: MemoryTarget, began_ns: int, top: int) -> tuple[dict[str, Kind], Present]:
+def compare(
+    catalog: Catalog, target: MemoryTarget, clock: ManualClock, began_ns: int, top: int
+) -> tuple[dict[str, Kind], Present]:
     present = Present(top)
     found = {}
-    for one in Comparison(catalog, target, began_ns=began_ns, present=present, sums=True).run():
+    for one in Comparison(catalog, target, clock=clock, began_ns=began_ns, present=present, sums=True).run():
         assert one.path not in found
         found[one.path] = one.kind
     return found, present
@@ -67,13 +69,16 @@ def test_it_finds_what_sets_would(tmp_path_factory: pytest.TempPathFactory, data
             expected[stray] = Kind.STRAY
         target.note_sums(sums)
         clock.advance(1)
+        began = clock.now_ns()
+        clock.advance(2000)
         top = max((held.id for held in catalog.all_segments()), default=0)
-        found, there = compare(catalog, target, clock.now_ns(), top)
+        found, there = compare(catalog, target, clock, began, top)
         assert found == expected
         assert {held.id for held in catalog.all_segments() if there.has(held.id)} == present
 
 
-FATES = ["level", "level", "level", "missing", "lacking", "unproven", "cut", "foreign", "renamed", "no sum", "new"]
+FATES = ["level", "level", "level", "missing", "lacking", "unproven", "cut", "foreign", "renamed", "no sum", "new",
+         "clock was ahead"]  # fmt: skip
 
 
 def happen(
@@ -89,7 +94,7 @@ def happen(
     (held,) = catalog.add([item.new])
     counted = fate not in ("lacking", "unproven")
     if counted:
-        proven = clock.now_ns() + (10**12 if fate == "new" else 0)
+        proven = clock.now_ns() + {"new": 10**12, "clock was ahead": 10**17}.get(fate, 0)
         catalog.attest(held.id, item.sha256)
         catalog.add_copies([Copy(held.id, "nas", proven, "test")])
     if fate in ("level", "cut", "unproven", "no sum"):
@@ -100,7 +105,7 @@ def happen(
         target.files[path.replace("-", "_") + ".old"] = item.data
         expected[path.replace("-", "_") + ".old"] = Kind.STRAY
     kinds = {"missing": Kind.MISSING, "renamed": Kind.MISSING, "lacking": Kind.LACKING, "unproven": Kind.UNPROVEN,
-             "cut": Kind.WRONG_SIZE, "no sum": Kind.SUMS}  # fmt: skip
+             "cut": Kind.WRONG_SIZE, "no sum": Kind.SUMS, "clock was ahead": Kind.MISSING}  # fmt: skip
     if fate in kinds:
         expected[path] = kinds[fate]
     if fate in ("level", "unproven", "no sum", "new"):
@@ -123,7 +128,7 @@ def test_a_listing_without_order_is_an_error(tmp_path: Path) -> None:
         for item in made:
             target.files[str(item.path)] = item.data
         with pytest.raises(TargetError, match="in no order"):
-            compare(catalog, target, clock.now_ns(), 4)
+            compare(catalog, target, clock, clock.now_ns(), 4)
 
 
 def test_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
@@ -148,7 +153,9 @@ def test_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
             target = Listed(Place("nas"))
             clock.advance(1)
             tracemalloc.start()
-            comparison = Comparison(catalog, target, began_ns=clock.now_ns(), present=Present(16_000), sums=False)
+            comparison = Comparison(
+                catalog, target, clock=clock, began_ns=clock.now_ns(), present=Present(16_000), sums=False
+            )
             kinds = [one.kind for one in comparison.run() if one.kind is Kind.WRONG_SIZE]
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()

@@ -31,6 +31,15 @@ def test_a_known_lack_keeps_its_beginning_until_its_oldest_are_healed() -> None:
     assert look.lacks == {"x": Lack(260, 260)}
 
 
+def test_a_clock_that_was_ahead_puts_no_lack_off() -> None:
+    """Committed, or seen, at a time that is still to come: it began at the first look that the clock was right."""
+    look = observe(Looked(), 100, {"x": 9_000})
+    assert look.lacks == {"x": Lack(9_000, 100)}
+    assert observe(look, 200, {"x": 9_000}).lacks == {"x": Lack(9_000, 100)}
+    ahead = Looked(8_000, {"y": Lack(7_000, 7_500)})
+    assert observe(ahead, 300, {"y": 40, "z": 50}).lacks == {"y": Lack(40, 40), "z": Lack(50, 50)}
+
+
 def test_what_is_gone_is_forgotten() -> None:
     """A lack that ended and comes again begins anew."""
     look = observe(observe(Looked(100), 200, {"x": 50}), 300, {})

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from receiver.fanout import Fanout, Pace
-from receiver.model import Held
+from receiver.model import Copy, Held
 from receiver.targets.contract import Capabilities, Parcel, Proof
 from receiver.targets.wrapping import Wrapper
 from receiver.verify import NOTES, Budget, Direct, Notes, Progress, Verify, take_notes
@@ -116,6 +116,21 @@ async def test_a_bad_home_copy_is_healed_and_never_lost_sight_of(archive: Archiv
     assert archive.copied("home") == 1
     await drain(archive)
     archive.assert_complete("home")
+
+
+async def test_a_clock_that_was_ahead_keeps_no_copy_from_its_check(archive: Archive, clock: ManualClock) -> None:
+    """Copies that were proven at a time still to come are read before all others, and found bad if they are."""
+    held = await filled(archive, 5)
+    ahead = clock.now_ns() + 10**17
+    archive.catalog.add_copies([Copy(item.id, "nas", ahead, "test") for item in held[2:]])
+    flip(archive, "nas", held[4])
+    clock.advance(10)
+    (found,) = a_pass(archive).run(only=["nas"], budget=Budget(bytes=2 * held[0].size + held[0].size // 2)).targets
+    assert (found.copies, found.left, found.bad) == (2, 3, [])
+    assert {copy.verified_ns for copy in archive.catalog.copies(held[2].id) if copy.target == "nas"} == {clock.now_ns()}
+    clock.advance(10)
+    (found,) = a_pass(archive).run(only=["nas"]).targets
+    assert (found.copies, [bad.path for bad in found.bad]) == (5, [str(held[4].path)])
 
 
 async def test_longest_unchecked_come_first_within_the_budget(archive: Archive, clock: ManualClock) -> None:
