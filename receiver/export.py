@@ -19,6 +19,7 @@ from receiver.export_plan import (
     Part,
     Window,
     extent,
+    missing_newest,
     missing_segments,
     parts_of,
     plan_files,
@@ -186,6 +187,8 @@ class Export:
                 hint="name a folder for them, or add --concatenate for one file in the order of time",
             )
         holes = [hole.text for hole in missing_segments(self._catalog, request.agent, request.stream, request.window)]
+        newest = missing_newest(self._catalog, shelf.unmet, request.agent, request.stream, request.window)
+        holes += [hole.text for hole in newest]
         holes += self._shelf.damaged
         for plan in plans:
             for item in self._parts(plan):

@@ -12,11 +12,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
 
 from receiver.catalog import Catalog, SourceFile
 from receiver.model import Held
 from tape.digest import xxh3
 from tape.filenames import kin
+from tape.names import SegmentPath
 
 FULL_HEAD = 4096
 Runs = list[tuple[int, int]]
@@ -264,3 +266,16 @@ def missing_segments(catalog: Catalog, agent: str, stream: str, window: Window) 
             if window.touches(earliest, latest):
                 numbers = f"segment {first}" if first == last else f"segments {first} to {last}"
                 yield Hole("", f"{numbers} of epoch {state.epoch}")
+
+
+def missing_newest(
+    catalog: Catalog, listed: Iterable[SegmentPath], agent: str, stream: str, window: Window
+) -> Iterator[Hole]:
+    """Of segments that are named and not there, those behind the newest that is: nothing else tells of them."""
+    ends = {state.epoch: max((last for _, last in state.held), default=-1) for state in catalog.epochs(agent, stream)}
+    for path in listed:
+        first = datetime.combine(path.day, time(), UTC)
+        day = (int(first.timestamp()) * 10**9, int((first + timedelta(days=2)).timestamp()) * 10**9)
+        behind = path.name.seq > ends.get(path.name.epoch, -1)
+        if (path.agent, path.stream) == (agent, stream) and behind and window.touches(*day):
+            yield Hole("", f"{path}, which SHA256SUMS names")

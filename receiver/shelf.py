@@ -6,6 +6,7 @@ Every segment's bytes are checked against the digest in its name before anybody 
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from typing import TypeVar
 from receiver.catalog import Catalog, NewSegment
 from receiver.model import Held
 from receiver.shelf_ahead import Ahead, Place
-from receiver.targets.contract import Target
+from receiver.targets.contract import SUMS, Target
+from receiver.targets.sums import read_sums
 from tape.clock import SYSTEM, Clock
 from tape.digest import digest_of
 from tape.durable import TEMP_PREFIX, named
-from tape.errors import ExportError, HometapeError, NameRefused, NotFound, SegmentError
+from tape.errors import DiskError, ExportError, HometapeError, NameRefused, NotFound, SegmentError
 from tape.names import SegmentName, SegmentPath
 from tape.segment import read_footer
 
@@ -29,11 +31,23 @@ T = TypeVar("T")
 
 
 class Shelf:
-    """Segments by stream, and their bytes from the first place that has them whole. Close it after use."""
+    """Segments by stream, and their bytes from the first place that has them whole. Close it after use.
 
-    def __init__(self, catalog: Catalog, places: Sequence[Place], *, damaged: Sequence[str] = ()) -> None:
+    damaged: files that are named as segments and can't be read, each with the reason. unmet: segments that SHA256SUMS
+    names and nobody met: the newest of a stream leave no hole when they are gone.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        places: Sequence[Place],
+        *,
+        damaged: Sequence[str] = (),
+        unmet: Sequence[SegmentPath] = (),
+    ) -> None:
         self.catalog = catalog
-        self.damaged = damaged  # files that are named as segments and can't be read, each with the reason
+        self.damaged = damaged
+        self.unmet = unmet
         self._places = places
         self._ahead: list[Ahead] = []
 
@@ -145,15 +159,19 @@ def shelf_from_folder(
         where = read_in(root, catalog, damaged, progress or (lambda _: None))
         if not where.count:
             raise NotFound(f"{root} holds no segments", hint="give the root of a target, or a folder below it")
-        yield Shelf(catalog, [_InFolder(root, where.elsewhere)], damaged=damaged)
+        unmet = unmet_of(catalog, _listed(root, where.streams))
+        yield Shelf(catalog, [_InFolder(root, where.elsewhere)], damaged=damaged, unmet=unmet)
 
 
 @dataclass(slots=True)
 class ReadIn:
-    """What reading a folder found: how many files, and those that lie elsewhere than their path says."""
+    """What reading a folder found: how many files, those that lie elsewhere than their path says, and in the folders
+    of these the path of a segment.
+    """
 
     count: int = 0
     elsewhere: dict[str, Path] = field(default_factory=dict)
+    streams: dict[Path, SegmentPath] = field(default_factory=dict)
 
 
 def read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable[[int], None]) -> ReadIn:
@@ -180,6 +198,7 @@ def read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable
             group[key] = (file, new)
             if file != root / str(path):
                 done.elsewhere[str(path)] = file
+                done.streams[file.parent] = path
         if len(group) >= _GROUP:
             catalog.add([item for _, item in group.values()])
             group.clear()
@@ -188,6 +207,29 @@ def read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable
         catalog.add([item for _, item in group.values()])
     progress(done.count)
     return done
+
+
+def unmet_of(catalog: Catalog, listed: Iterable[SegmentPath]) -> list[SegmentPath]:
+    """Those that the catalog lacks, of what SHA256SUMS names."""
+    return [path for path in listed if catalog.find(path.agent, path.stream, path.name.epoch, path.name.seq) is None]
+
+
+def _listed(root: Path, streams: Mapping[Path, SegmentPath]) -> Iterator[SegmentPath]:
+    """Every segment that a SHA256SUMS below a folder names."""
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if SUMS in files:
+            day = Path(folder)
+            known = streams.get(day)
+            yield from listed_in(day, day.relative_to(root).as_posix() if known is None else known.folder)
+
+
+def listed_in(day: Path, folder: str) -> Iterator[SegmentPath]:
+    """The segments that the SHA256SUMS of a day names; `folder`: the day's, relative to the target's root."""
+    with contextlib.suppress(DiskError):
+        for name in read_sums(day)[0]:
+            with contextlib.suppress(NameRefused):
+                yield SegmentPath.parse(f"{folder}/{name}")
 
 
 def segment_files(root: Path) -> Iterator[Path]:

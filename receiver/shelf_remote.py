@@ -14,7 +14,7 @@ from pathlib import Path
 from receiver.catalog import Catalog
 from receiver.placement import batches
 from receiver.settings import TargetSettings
-from receiver.shelf import Shelf, read_in
+from receiver.shelf import Shelf, listed_in, read_in, unmet_of
 from receiver.shelf_ahead import MOST_BYTES, MOST_FILES
 from receiver.targets.contract import SUMS, Entry, is_own
 from receiver.targets.remote_list import Sorted
@@ -41,6 +41,7 @@ class BareRemote:
         self._folder = tempfile.TemporaryDirectory(prefix="hometape-", ignore_cleanup_errors=True)
         self.scratch = Path(self._folder.name)
         self._listings = 0
+        self._days: set[str] = set()  # that have a SHA256SUMS
         self._store = RemoteStore(entry, self.scratch / "rclone", clock=clock)
 
     def close(self) -> None:
@@ -57,6 +58,8 @@ class BareRemote:
         def take(path: str, size: int) -> None:
             if not is_own(path):
                 found.add(path, size)
+            elif path.endswith(f"/{SUMS}"):
+                self._days.add(path.removesuffix(f"/{SUMS}"))
 
         self._store.walk(prefix, take)
         return (Entry(path, size) for path, size in found)
@@ -89,6 +92,21 @@ class BareRemote:
         while page := list(itertools.islice(found, 20 * MOST_FILES)):
             for batch in batches(page, files=MOST_FILES, size=MOST_BYTES):
                 yield [entry.path for entry in batch]
+
+    def listed(self, stream: str) -> Iterator[SegmentPath]:
+        """What the SHA256SUMS of the days that were listed name of a stream, AGENT/STREAM or STREAM."""
+        wanted, days = stream.strip("/"), []
+        for day in sorted(self._days):
+            owner = day.rpartition("/")[0]
+            if wanted in ("", owner, owner.partition("/")[2]):
+                days.append(day)
+        for start in range(0, len(days), MOST_FILES):
+            some = days[start : start + MOST_FILES]
+            folder = self.scratch / "sums"
+            self.fetch([f"{day}/{SUMS}" for day in some], folder)
+            for day in some:
+                yield from listed_in(folder / day, day)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def fetch(self, paths: Sequence[str], folder: Path) -> dict[str, Path | HometapeError]:
         """Copies in a folder of this machine, made in one run."""
@@ -143,7 +161,7 @@ def shelf_from_remote(
                     shutil.rmtree(folder, ignore_errors=True)
                 count += len(files)
                 progress(count)
-            yield Shelf(catalog, [place], damaged=damaged)
+            yield Shelf(catalog, [place], damaged=damaged, unmet=unmet_of(catalog, remote.listed(stream)))
 
 
 def _read(folder: Path, catalog: Catalog, damaged: list[str]) -> dict[str, str]:

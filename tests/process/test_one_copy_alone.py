@@ -127,6 +127,20 @@ def test_what_is_not_there_is_said(filled: Filled) -> None:
     assert "nobody" in done.err
 
 
+def test_a_remote_that_lost_its_newest_segment_says_so(filled: Filled, tmp_path: Path) -> None:
+    """It leaves no hole, but its line in SHA256SUMS: no export passes for complete without it."""
+    shutil.copytree(filled.side.folder / "nas", tmp_path / "copy")
+    (last,) = (tmp_path / "copy").rglob(f"*-{PIECES - 1:012d}-*")
+    last.unlink()
+    config = tmp_path / "rclone.conf"
+    config.write_text("[plain]\ntype = local\n", encoding="ascii", newline="\n")
+    origin = ["--from", f"rclone:plain:{tmp_path / 'copy'}", "--rclone-config", str(config)]
+    ask = [*command("tape-receiver"), "export", "box/demo/ticks", "-o", str(tmp_path / "out")]
+    done = run([*ask, *origin], within=120)
+    assert (done.code, last.name in done.err) == (65, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_home_is_filled_from_the_cloud_alone(tmp_path: Path) -> None:
     """Everything but the crypt remote is gone, the catalog too: resync adopts all of it, and home gives it back."""
     with filling(tmp_path) as filled:

@@ -290,6 +290,32 @@ def test_a_bare_folder_with_a_damaged_file_says_so(feed: Feed, tmp_path: Path) -
         pass
 
 
+def test_the_newest_of_a_bare_folder_are_missed_by_their_sums(feed: Feed, tmp_path: Path) -> None:
+    """They leave no hole when they are gone: what SHA256SUMS names and nobody met is missing, wherever the tree starts;
+    not so in another stream, nor outside of the window.
+    """
+    made = feed.seal(TICKS, cuts=cut(TICKS, 4))
+    other = Feed(tmp_path / "spool2", stream="other").seal(JSON, cuts=[], file="/srv/c.json")
+    bare = tmp_path / "usb"
+    for item in (*made, *other):
+        with (put(bare, item).parent / "SHA256SUMS").open("a", encoding="ascii", newline="\n") as sums:
+            sums.write(f"{item.sha256}  {item.path.name}\n")
+    last = made[-1].path
+    (bare / str(last)).unlink()
+    for root in (bare, bare / "box" / "demo", bare / last.folder):
+        with shelf_from_folder(root) as found, pytest.raises(ExportError, match=str(last)):
+            Export(found, ASK).to_stream(io.BytesIO())
+    with shelf_from_folder(bare) as found:
+        early = dataclasses.replace(ASK, window=Window(until_ns=START_NS - 3 * 86_400 * SECOND))
+        with pytest.raises(NotFound, match="nothing of"):
+            Export(found, early).to_stream(io.BytesIO())
+        out = io.BytesIO()
+        report = Export(found, dataclasses.replace(ASK, allow_gaps=True)).to_stream(out)
+        assert report.holes == [f"{last}, which SHA256SUMS names"]
+        assert TICKS.startswith(out.getvalue())
+        assert Export(found, Request("box", "other")).to_stream(io.BytesIO()).holes == []
+
+
 def test_a_target_without_local_files_will_do(archive: Archive, feed: Feed) -> None:
     """A target whose files can't be opened in place is read through a temporary copy."""
     made = feed.seal(TICKS, cuts=cut(TICKS, 3))
