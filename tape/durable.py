@@ -11,6 +11,7 @@ Everything goes through a `Disk`, so that tests can make the disk fail, fill up 
 import contextlib
 import errno
 import io
+import itertools
 import os
 import secrets
 import shutil
@@ -32,6 +33,8 @@ _OWN_KERNEL = {
 NEW_PREFIX = ".new-"
 TEMP_PREFIX = ".tmp-"
 SYNC_ALL_ABOVE = 8
+_LIFE = secrets.token_hex(8)  # one draw for the process: of thousands
+_TEMPS = itertools.count(1)
 _IN_USE = {5, 32}  # Windows: access denied, sharing violation
 _IN_USE_TRIES, _IN_USE_WAIT = 40, 0.025
 
@@ -158,7 +161,7 @@ class Disk:
 
     def temp_path(self, folder: Path) -> Path:
         """A new random temporary name in a folder; `is_temp` knows it again."""
-        return folder / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+        return folder / f"{TEMP_PREFIX}{_LIFE}{os.getpid():x}-{next(_TEMPS):x}"
 
     def place(self, temp: Path, final: Path) -> None:
         """Give a file its final name without ever replacing one; raises AlreadyThere.

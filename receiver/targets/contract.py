@@ -8,6 +8,7 @@ be called from several threads at once; callers on an event loop run them in thr
 """
 
 import builtins
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ README = "README.txt"
 MARKER = ".hometape-target"
 READ_BACK = "read-back xxh3+sha256"
 READ_BACK_FRESH = "read-back xxh3"
+_PATHS = 8192  # looked at lately: each is asked for several times, at each target
 
 
 class Condition(StrEnum):
@@ -270,6 +272,7 @@ class Target(ABC):
         return None
 
 
+@functools.lru_cache(_PATHS)
 def check_relative(path: str) -> str:
     """The path itself, if it stays below a root on every system; raises NameRefused."""
     parts = path.split("/")
@@ -279,6 +282,7 @@ def check_relative(path: str) -> str:
     return path
 
 
+@functools.lru_cache(_PATHS)
 def check_segment(path: str) -> SegmentPath:
     """The path of a segment as its parts; raises NameRefused."""
     return SegmentPath.parse(path)

@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from tape.durable import Disk
@@ -53,20 +52,11 @@ def drop_pages(number: int) -> None:
         os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def ask_media(files: Iterable[Path]) -> None:
-    """Forget what memory holds of these files and ask the medium for all of them at once, where the system can."""
-    if sys.platform != "linux":
-        return
-    for path in files:
-        try:
-            number = os.open(path, os.O_RDONLY)
-        except OSError:
-            continue  # who reads it will say so
-        try:
-            drop_pages(number)
-            os.posix_fadvise(number, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(number)
+def ask_medium(number: int) -> None:
+    """Forget what memory holds of an open file, and have the medium asked for it meanwhile, where the system can."""
+    if sys.platform == "linux":
+        drop_pages(number)
+        os.posix_fadvise(number, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 def takes_writes(folder: Path, disk: Disk) -> bool:

@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 import pytest
 
-from receiver.targets.contract import MARKER, README, SUMS, Condition, Parcel, Place
+from receiver.targets.contract import MARKER, README, SUMS, Condition, Parcel, Place, Proof
 from receiver.targets.directory import ASIDE_FOLDER, TEMP_FOLDER, DirectoryTarget
 from receiver.targets.marker import prepare
 from receiver.targets.sums import format_lines, parse_lines
 from tape.clock import ManualClock
-from tape.digest import xxh3
+from tape.digest import BLOCK, xxh3
 from tape.durable import Disk
 from tape.errors import (
     DiskError,
@@ -284,6 +284,28 @@ def test_sums_of_many_folders_are_remembered_within_bounds(
             target.note_sums([(item.path, "a" * 64)])
     for stream in range(3):
         assert (root / items[stream].path).parent.joinpath(SUMS).read_bytes().count(b"\n") == 2
+
+
+def test_many_are_read_back_as_they_are(target: DirectoryTarget, root: Path) -> None:
+    """More than are opened ahead: of any length, one gone, one longer and one shorter than it was; none stays open."""
+    sizes = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, *range(2, 160)]
+    items = [parcel(seq, bytes([seq % 251]) * size) for seq, size in enumerate(sizes)]
+    assert target.put_many(items) == [None] * len(items)
+    (root / items[7].path).unlink()
+    with (root / items[8].path).open("ab") as file:
+        file.write(b"more")
+    with (root / items[9].path).open("r+b") as file:
+        file.truncate(3)
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    answers = target.verify_many(items)
+    proofs = {number: one for number, one in enumerate(answers) if isinstance(one, Proof)}
+    assert set(range(len(items))) - set(proofs) == {7}
+    assert isinstance(answers[7], NotFound)
+    assert {n for n, one in proofs.items() if (one.size, one.digest) != (items[n].size, items[n].digest)} == {8, 9}
+    assert (proofs[8].size, proofs[9].size) == (items[8].size + 4, 3)
+    assert b"".join(target.read(items[4].path)) == b"".join(items[4].read())
+    assert len(b"".join(target.read(items[8].path))) == items[8].size + 4
+    assert before == (len(list(Path("/proc/self/fd").iterdir())) if before else 0)
 
 
 def test_bytes_flipped_on_the_medium_are_seen(target: DirectoryTarget, root: Path) -> None:
