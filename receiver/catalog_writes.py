@@ -16,9 +16,10 @@ from tape.names import SegmentName
 from tape.receipt import to_ranges
 
 # Kinds of incidents: a chain that contradicts, a second SHA-256, a bad copy, other bytes under a held identity,
-# uploads that broke a rule, a segment without any good copy here, a target that is another one than before.
+# uploads that broke a rule, a segment without any good copy here, a target that is another one than before, a catalog
+# that knew nothing of what home holds.
 CHAIN, TAMPERED, LOST_COPY, CONFLICT, QUARANTINE, LOST = "chain", "tampered", "copy", "conflict", "quarantine", "lost"
-REPLACED = "replaced"
+REPLACED, EMPTY = "replaced", "catalog"
 _MOST_REFUSALS = 10_000  # remembered for an agent: a hostile one must not fill the catalog
 PLACE = """
 SELECT s.id, s.stream, s.epoch, t.agent, t.name, e.name, s.seq, s.previous, s.sha256, s.broken

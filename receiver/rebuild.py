@@ -5,6 +5,7 @@ equals the name, SHA-256 attested, the copy at this target proven. Files that do
 left where they are.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from pathlib import Path
 
 from receiver.catalog import Catalog
 from receiver.catalog_rows import NewSegment
+from receiver.catalog_walk import newest
+from receiver.catalog_writes import EMPTY
 from receiver.ingest_items import Item, Judge
 from receiver.inspect import Inspector
 from receiver.model import Copy
 from receiver.settings import LimitSettings
+from receiver.shelf import segment_files
 from receiver.targets.contract import READ_BACK
 from receiver.verdict import Limits
 from tape.clock import Clock
 from tape.digest import digests_of
-from tape.errors import NameRefused
+from tape.errors import DiskError, NameRefused
 from tape.names import SegmentPath
 
 _BATCH = 500
@@ -35,6 +39,21 @@ class Rebuilt:
     rows: int
     bytes: int
     problems: tuple[tuple[str, str], ...]
+
+
+def tell_if_lost(catalog: Catalog, home: Path) -> bool:
+    """Record it if the catalog holds nothing and the home archive does; whether it is so. Raises StoreError.
+
+    A catalog that is lost is made empty at the next start: what lies at home counts nowhere then, and nobody misses it.
+    """
+    if catalog.ask(newest):
+        return False
+    with contextlib.suppress(DiskError):  # home is away: told by its lane, and looked at again at the next start
+        if next(segment_files(home), None) is not None:
+            text = f"it held nothing when the service started, and {home} does: `tape-receiver resync` takes that in"
+            catalog.record_incident(EMPTY, text=text)
+            return True
+    return False
 
 
 def rebuild(
@@ -62,6 +81,7 @@ def rebuild(
                 maker.add(batch)
                 batch = []
         maker.add(batch)
+        catalog.close_incident(EMPTY)
     finally:
         maker.inspector.close()
     return Rebuilt(maker.added, maker.known, maker.rows, maker.size, tuple(maker.problems))

@@ -45,7 +45,7 @@ from tape.sayings import duration
 ANSWER_WITHIN = 5.0
 GROWTH_DAYS = 14
 _MOST_LISTED = 20
-_GRAVE = frozenset({"lost", "chain", "tampered", "conflict"})
+_GRAVE = frozenset({"lost", "chain", "tampered", "conflict", "catalog"})
 _OWN = "hometape/"
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from receiver.catalog import Catalog
+from receiver.catalog_writes import EMPTY
 from receiver.checking import CatalogStopped, Checker
 from receiver.ingress.inbox import clear_inbox, make_private, private_path
 from receiver.model import Outcome, Upload
@@ -104,9 +105,16 @@ class Repair:
                         self._act(target, kind, some, began_ns)
                     count += sum(max(1, len(line.segments)) for line in some)
                     self._progress(count)
+                    if (name, kind) == (self._checker.home.id, Kind.FOREIGN) and self._commit is not None:
+                        self._took_in_home(name)
         except CatalogStopped as stopped:
             raise stopped.error from stopped
         return self._done
+
+    def _took_in_home(self, home: str) -> None:
+        """What the catalog lacked of home is in it, or was refused: it is not a lost one any more."""
+        if not any(name == home for name, _, _ in self._done.failed):
+            self._catalog.close_incident(EMPTY)
 
     def _act(self, target: Target, kind: Kind, lines: list[Line], began_ns: int) -> None:
         try:

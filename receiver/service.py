@@ -13,6 +13,7 @@ from receiver.following import Following
 from receiver.ingest import Ingest
 from receiver.ingress.server import Ingress
 from receiver.live import clear_live, write_live
+from receiver.rebuild import tell_if_lost
 from receiver.reload import Change, ConfigWatch
 from receiver.settings import AgentEntry, ReceiverSettings
 from receiver.targets.hands import Hands
@@ -58,6 +59,8 @@ class Service:
         if not state.is_dir():
             raise ConfigError(f"{state}: the state folder is not there", hint="run `tape-receiver init`")
         with await asyncio.to_thread(Catalog.open, state, clock=self._clock) as catalog:
+            if await asyncio.to_thread(tell_if_lost, catalog, self._settings.home.folder):
+                log.error("the catalog is lost: run `tape-receiver resync`", home=str(self._settings.home.folder))
             key = load_receipt_key(state / RECEIPT_KEY)
             ingest = Ingest(self._settings, catalog, key, clock=self._clock, disk=self._disk)
             recovered = await ingest.start()

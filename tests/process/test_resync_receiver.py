@@ -191,6 +191,21 @@ def test_the_catalog_is_lost_and_half_of_home_with_it(site: Site) -> None:
     site.assert_level()
 
 
+def test_a_lost_catalog_is_told_although_the_service_runs_on(site: Site) -> None:
+    """A service that starts without it takes what is delivered, and is critical until what home holds is taken in."""
+    site.stop()
+    for path in (site.side.folder / "state").glob("catalog.db*"):
+        path.unlink()
+    site.side.start()
+    told = site.side.status()
+    assert (told["exit_code"], told["reasons"][0]["level"]) == (2, 2)
+    assert "`tape-receiver resync` takes that in" in told["reasons"][0]["text"]
+    site.record(2)
+    assert site.resync()["repair"]["repaired"]["adopted"] == 8
+    site.assert_level()
+    assert site.side.status()["incidents"] == []
+
+
 def test_a_segment_that_is_gone_everywhere_is_said_so(site: Site) -> None:
     """No copy anywhere: exit code 2, the segment by name, and the receipt asks the server for it."""
     site.stop()
