@@ -50,8 +50,8 @@ How to read it
 """
 
 
-def read_marker(root: Path) -> dict[str, object]:
-    """The marker of a folder; raises TargetAbsent if there is none, or none that can be read."""
+def read_marker(root: Path, target: str = "ID") -> dict[str, object]:
+    """The marker of a folder, looked for as that of `target`; raises TargetAbsent if none is there, or readable."""
     path = root / MARKER
     try:
         with path.open("rb") as file:
@@ -59,9 +59,8 @@ def read_marker(root: Path) -> dict[str, object]:
             data = file.read(_MAX)
     except FileNotFoundError:
         fact = f"{root} has no {MARKER}" if os.path.isdir(root) else f"{root} is not there"  # noqa: PTH112 - never raises
-        raise TargetAbsent(
-            fact, hint="mount or plug in the target; if the folder is new, run `tape-receiver init` to prepare it"
-        ) from None
+        prepare = f"if the folder is new, wiped or replaced: `tape-receiver resync {target} --prepare`"
+        raise TargetAbsent(fact, hint=f"mount it; {prepare}") from None
     except OSError as error:
         raise TargetAbsent(f"{path} can't be read: {error.strerror or error}", hint=GONE_HINT) from error
     return parse_marker(data, str(path))
@@ -69,7 +68,7 @@ def read_marker(root: Path) -> dict[str, object]:
 
 def check_marker(root: Path, target: str) -> str:
     """The instance of the folder; raises TargetAbsent unless it carries the marker of this target."""
-    marker = read_marker(root)
+    marker = read_marker(root, target)
     found = marker["id"]
     if found != target:
         raise TargetAbsent(

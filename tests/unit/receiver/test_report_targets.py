@@ -196,7 +196,7 @@ async def test_what_the_service_knows_of_a_disk_is_shown(disks: Disks) -> None:
     assert (usb.note, usb.level_in_s, usb.why_behind) == ("safe to unplug", 5.0, "catching up")
     assert usb.free_bytes
     page = shown(found)
-    assert "ready: safe to unplug" in page
+    assert "safe to unplug" in page
     assert "5 s left" in page
 
 
