@@ -26,8 +26,9 @@ from tests.support.segments import Maker, put
 LIMITS = LimitSettings(memory=256 * 2**20, seconds=20, max_footer=4 * 2**20)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def inspector() -> Iterator[Inspector]:
+    """One inspecting process for all tests here: starting it takes longer than most of them."""
     asked = Inspector(LIMITS, clock=SYSTEM)
     yield asked
     asked.close()
