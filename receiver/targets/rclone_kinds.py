@@ -17,6 +17,7 @@ import xxhash
 from receiver.targets.rclone import Patience, Rclone
 from receiver.targets.rclone_errors import fault_of
 from tape.digest import Hasher
+from tape.durable import WINDOWS
 from tape.errors import TargetAbsent, TargetError
 
 DOWNLOAD = "download"
@@ -124,7 +125,7 @@ def _base_of(config: Mapping[str, dict[str, str]], remote: str) -> str:
 def _follow(config: Mapping[str, dict[str, str]], remote: str) -> tuple[str, dict[str, str]]:
     for _ in range(_DEEPEST):
         name, colon, _ = remote.partition(":")
-        if not colon or "/" in name or len(name) == 1:
+        if not colon or "/" in name or (WINDOWS and len(name) == 1):  # one letter is a drive there, else a remote
             return "local", {}
         if not name:  # made up on the fly: `:type,options:path`
             return remote[1:].partition(":")[0].partition(",")[0], {}

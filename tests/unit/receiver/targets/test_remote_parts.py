@@ -170,6 +170,16 @@ def test_finds_the_store_behind_a_remote(remote: str, kind: tuple[str, str]) -> 
     assert _resolve(CONFIG, remote) == kind
 
 
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_name_of_one_letter_is_a_drive_on_windows_alone(windows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it is a remote, and proves no more than its kind can: a WebDAV server hands back what it was told."""
+    monkeypatch.setattr("receiver.targets.rclone_kinds.WINDOWS", windows)
+    config = {"n": {"type": "webdav", "vendor": "nextcloud"}, "cry": {"type": "crypt", "remote": "n:tape"}}
+    store = "local" if windows else "webdav"
+    assert _resolve(config, "n:tape") == (store, "")
+    assert _resolve(config, "cry:x") == ("crypt", store)
+
+
 def test_a_remote_that_is_not_there_or_goes_in_circles_is_told() -> None:
     """No endless search."""
     with pytest.raises(TargetAbsent, match="no remote"):
