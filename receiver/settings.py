@@ -1,6 +1,9 @@
 """The receiver's settings: what receiver.toml may hold."""
 
+import os
 import re
+from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -164,6 +167,14 @@ def _given(value: Any) -> bool:
     return value is not None and (isinstance(value, bool) or value != 0)
 
 
+def _apart(targets: Sequence[TargetSettings]) -> None:
+    """Raises ValueError where one folder lies in another: its copies would be that one's, and no second copy at all."""
+    places = {one.id: Path(os.path.normcase(os.path.abspath(one.folder))) for one in targets}  # noqa: PTH100 - no look at a disk that may hang
+    for (outer, above), (inner, below) in permutations(places.items(), 2):
+        if below.is_relative_to(above):
+            raise ValueError(f"the folder of target {inner!r} lies in that of {outer!r}: give each one of its own")
+
+
 def check_remote(text: str) -> str:
     """`NAME:PATH` of an rclone remote that can be put into a command; raises ValueError."""
     name, colon, path = text.partition(":")
@@ -262,6 +273,7 @@ class ReceiverSettings(Section):
                 raise ValueError(f"{kind} {twice[0]!r} is there twice")
         if sum(t.home for t in self.target) != 1:
             raise ValueError("exactly one target must have `home = true`: the archive uploads are committed to")
+        _apart([t for t in self.target if t.kind == "directory"])
         return self
 
     @property

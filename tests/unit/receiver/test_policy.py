@@ -88,3 +88,11 @@ def test_what_can_hold_is_accepted() -> None:
     """Exactly enough targets, media and sites are enough."""
     check_policy(settings({"copies": 3, "media": 3, "sites": 2}, HOME, NAS, CLOUD))
     check_policy(settings({"copies": 1}, HOME))
+
+
+@pytest.mark.parametrize("path", ["/h", "/h/nas", "/h/../h/./nas/deep"])
+def test_a_folder_in_another_targets_folder_is_no_second_copy(path: str) -> None:
+    """It would count as a copy of its own, and be foreign in the other; a name that only begins alike is well."""
+    with pytest.raises(ValueError, match=r"the folder of target .* lies in that of .*: give each one"):
+        settings({}, HOME, {**NAS, "path": path})
+    assert len(settings({}, HOME, {**NAS, "path": "/home2/h"}, {"id": "x", "path": "/h2"}).target) == 3
