@@ -8,7 +8,8 @@ that takes is printed.
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import typer
 from receiver.cli.options import NAME, ConfigOption
 from receiver.settings import ReceiverSettings
 from tape.console import WARNING, default_config, err, out
-from tape.errors import HometapeError, UsageError
+from tape.errors import AlreadyThere, HometapeError, UsageError
 from tape.log import configure
 
 HELP = "Make a remote ready and add it as a target; asks for what is missing, when there is a terminal."
@@ -128,32 +129,23 @@ def add(
 ) -> None:
     """Make a remote ready and add it as a target."""
     from receiver.config_edit import add_target
+    from receiver.targets.rclone_config import config_file
 
     configure(level="error")
     file = config or default_config(NAME)
     values: dict[str, Any] = {"id": target, "kind": "remote", "remote": remote or f"{target}:"}
-    values |= {
-        "medium": medium,
-        "site": site,
-        "bandwidth": bandwidth or None,
-        "rclone_config": _absolute(rclone_config),
-    }
+    values |= {"medium": medium, "site": site, "bandwidth": bandwidth or None}
     add_target(file, values, dry_run=True)
-    made: list[str] = []
-    if remote is None:
-        given = _options(option or [])
-        values["remote"] = _place(target, _guide(kind), path, given, crypt=crypt, config=rclone_config, made=made)
-    elif kind or option or crypt or path:
+    if remote is not None and (kind or option or crypt or path):
         raise UsageError("--remote names a remote that is there: it takes no --kind, --path, --option, --crypt")
-    try:
+    with _or_unmade(rclone_config) as made:
+        if remote is None:
+            given = _options(option or [])
+            values["remote"] = _place(target, _guide(kind), path, given, crypt=crypt, config=rclone_config, made=made)
+        values["rclone_config"] = config_file(
+            rclone_config
+        )  # the service may run as another user, with another default
         _prepare(add_target(file, values, dry_run=True), target, create=create_bucket)
-    except HometapeError as error:
-        if made:
-            error.hint = (
-                f"rclone has the remote {', '.join(made)} now; put it right with `rclone config`, then "
-                f"`tape-receiver remote add {target} --remote {values['remote']}` ({error.hint})"
-            )
-        raise
     add_target(file, values)
     out.print(f"target {target} was added to {file}: {values['remote']}", markup=False)
     if crypt:
@@ -180,8 +172,21 @@ def _place(
     return place
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
+@contextmanager
+def _or_unmade(config: Path | None) -> Iterator[list[str]]:
+    """Names of remotes made on the way. After an error none of them stays: the same command can be given again."""
+    from receiver.targets.rclone_config import forget
+
+    made: list[str] = []
+    try:
+        yield made
+    except BaseException as error:
+        for name in reversed(made):
+            with suppress(HometapeError):
+                forget(name, config=config)
+        if made and isinstance(error, HometapeError):
+            error.hint = f"{error.hint}; then the same command again: nothing was added".removeprefix("; then ")
+        raise
 
 
 def _guide(kind: str | None) -> Guide:
@@ -235,7 +240,12 @@ def _make(
     hidden = {guide.hidden: secret} if guide.hidden and (secret := _secret(guide, chosen)) else {}
     obscured = frozenset({guide.hidden} if guide.obscured else ())
     kept = {key: value for key, value in chosen.items() if value}
-    create(base, guide.type, kept, hidden, obscured=obscured, config=config)
+    try:
+        create(base, guide.type, kept, hidden, obscured=obscured, config=config)
+    except AlreadyThere as error:
+        if crypt:  # never the hint to use it as it is: that would be without encryption
+            error.hint = f"choose another id; or `rclone config delete {base}` if it is left from an earlier try"
+        raise
     made.append(base)
     if not crypt:
         return f"{base}:{place}"

@@ -76,6 +76,13 @@ def create(
     return path
 
 
+def forget(name: str, *, config: Path | None = None) -> None:
+    """Take a remote out of the configuration again; raises ConfigError."""
+    ended = Rclone(name, config=config).run("config", "delete", name, patience=_QUICK)
+    if ended.code != 0:
+        raise ConfigError(f"rclone still has the remote {name}", hint=f"rclone config delete {name}")
+
+
 def _check_plain(path: Path) -> None:
     with named(path, "reading"):
         head = path.read_bytes() if path.exists() else b""

@@ -103,18 +103,38 @@ def test_adds_other_kinds(kind: str, home: Home, remotes: Remotes) -> None:
     home.call("remote", "test", code=0)
 
 
-def test_a_failed_add_changes_nothing_of_ours(home: Home, remotes: Remotes) -> None:
-    """Wrong credentials: exit 77, the target is not in receiver.toml, and the hint says how to go on."""
+@pytest.mark.parametrize("crypt", [[], ["--crypt"]], ids=["plain", "crypt"])
+def test_a_failed_add_leaves_nothing_behind(home: Home, remotes: Remotes, crypt: list[str]) -> None:
+    """Wrong credentials: exit 77, and nothing stays, nor with rclone; the same command with the right ones works."""
     before = home.config.read_bytes()
-    done = home.call(
-        *("remote", "add", "cloud", "--kind", "s3", *s3_options(remotes), "--path", "hometape/x"),
-        *("--rclone-config", str(home.rclone_config)),
-        HOMETAPE_REMOTE_SECRET="WRONGSECRETWRONGSECRET",
-        code=77,
-    )
+    words = ["remote", "add", "cloud", "--kind", "s3", *s3_options(remotes), "--path", "hometape/again", *crypt]
+    words += ["--rclone-config", str(home.rclone_config)]
+    done = home.call(*words, HOMETAPE_REMOTE_SECRET="WRONGSECRETWRONGSECRET", code=77)
     assert home.config.read_bytes() == before
-    assert "--remote cloud:hometape/x" in done.err
+    assert "[cloud" not in home.rclone_config.read_text(encoding="utf-8")
+    assert "then the same command again" in done.err
     assert "WRONGSECRET" not in done.err + done.out
+    home.call(*words, HOMETAPE_REMOTE_SECRET=SECRET, code=0)
+    assert home.targets() == ["home", "cloud"]
+
+
+def test_the_configuration_that_was_used_is_written_down(home: Home, remotes: Remotes) -> None:
+    """Wherever rclone's configuration is, the service, perhaps of another user, learns it from receiver.toml."""
+    words = ["remote", "add", "cloud", "--kind", "s3", *s3_options(remotes), "--path", "hometape/noted"]
+    home.call(*words, HOMETAPE_REMOTE_SECRET=SECRET, RCLONE_CONFIG=str(home.rclone_config), code=0)
+    entry = tomllib.loads(home.config.read_text(encoding="utf-8"))["target"][-1]
+    assert entry["rclone_config"] == str(home.rclone_config)
+    assert "ready" in home.call("remote", "list", code=0).out
+
+
+def test_a_remote_below_an_encryption_is_never_offered_as_it_is(home: Home, remotes: Remotes) -> None:
+    """Its name is taken: the hint does not lead to a target without the encryption that was asked for."""
+    create("cloud-base", "s3", {}, {}, config=home.rclone_config)
+    words = ["remote", "add", "cloud", "--kind", "s3", *s3_options(remotes), "--path", "hometape/x", "--crypt"]
+    done = home.call(*words, "--rclone-config", str(home.rclone_config), HOMETAPE_REMOTE_SECRET=SECRET, code=73)
+    assert "--remote" not in done.err
+    assert "another id" in done.err
+    assert "[cloud-base]" in home.rclone_config.read_text(encoding="utf-8")
 
 
 def test_secrets_are_not_taken_from_a_command_line(home: Home) -> None:
