@@ -57,7 +57,7 @@ def eject(
     disk = _removable(settings, target)
     if wait:
         _wait_level(settings, disk)
-    done = _eject(settings, disk)
+    done = _eject_or_unmount(settings, disk)
     if done.done:
         out.print(f"{target} is unmounted from {done.where}: safe to unplug", markup=False)
         return
@@ -118,35 +118,43 @@ def _unknown(target: str, root: object) -> dict[str, Any]:
 
 
 def _show(found: list[dict[str, Any]]) -> None:
+    from rich.console import Group
     from rich.table import Table
 
     from receiver.report_words import age
+    from tape.fitting import Fitting
     from tape.sayings import duration, plural, size
 
     if not found:
         out.print("there is no removable disk yet\nhint: tape-receiver disk init ID MOUNT_POINT", markup=False)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("disk", "where", "holds", "lacks", "verified", "free", "instance"):
-        table.add_column(column, overflow="fold")
+    wide, narrow = (Table(box=None, pad_edge=False) for _ in range(2))
+    columns = ("disk", "where", "holds", "lacks", "verified", "free", "instance")
+    for column in columns:
+        wide.add_column(column)
+    for column in columns[:-1]:
+        narrow.add_column(column, overflow="fold")
     now = SYSTEM.now_ns()
+    below = []
     for one in found:
         away = "never seen" if one["seen_age_s"] is None else f"away for {duration(one['seen_age_s'])}"
-        where = one["where"] if one["where"] and one["condition"] not in ("absent", "refused") else away
+        here = one["where"] and one["condition"] not in ("absent", "refused")
         lacks = one["behind_segments"]
         checked = age(now, one["last_verified_ns"])
-        table.add_row(
-            one["id"],
-            f"{where}{', OVERDUE' if one['overdue'] else ''}",
+        late = ", OVERDUE" if one["overdue"] else ""
+        figures = (
             "unknown" if one["segments"] is None else plural(one["segments"], "segment"),
             "unknown" if lacks is None else f"{lacks:,}, {size(one['behind_bytes'])}" if lacks else "nothing",
             "never" if checked is None else f"{duration(checked)} ago",
             "" if one["free_bytes"] is None else size(one["free_bytes"]),
-            one["instance"],
         )
-    out.print(table)
+        wide.add_row(one["id"], f"{one['where'] if here else away}{late}", *figures, one["instance"])
+        narrow.add_row(one["id"], f"{'here' if here else away}{late}", *figures)
+        below.append(f"{one['id']}: instance {one['instance'] or 'unknown'}{', ' + one['where'] if here else ''}")
+    out.print(Fitting(wide, Group(narrow, *below)))
     for one in found:
-        said = one["note"] or (one["reason"] if one["condition"] != "absent" or one["where"] else "")
+        note = one["note"] if one["condition"] == "ready" else ""  # what was said of it when it was here
+        said = note or (one["reason"] if one["condition"] != "absent" or one["where"] else "")
         if said:
             out.print(f"{one['id']}: {said}", markup=False)
 
@@ -166,6 +174,20 @@ def _removable(settings: ReceiverSettings, target: str) -> "RemovableTarget":
     if found is None:
         raise UsageError(f"target {target} is no removable disk", hint=f"removable disks are {disks}")
     return found
+
+
+def _eject_or_unmount(settings: ReceiverSettings, disk: "RemovableTarget") -> "Unmounted":
+    """Let go; a disk that was let go before and is still mounted, since something held it, is only unmounted now."""
+    from receiver.targets.unmounting import unmount
+    from tape.errors import TargetAbsent
+
+    try:
+        return _eject(settings, disk)
+    except TargetAbsent as error:
+        left = disk.root
+        if left is not None and (again := unmount(left)).done:
+            return again
+        raise TargetAbsent(f"{disk.id}: {error}", hint=error.hint) from None
 
 
 def _eject(settings: ReceiverSettings, disk: "RemovableTarget") -> "Unmounted":

@@ -133,9 +133,9 @@ class RemovableTarget(Target):
             found.fault = TargetRefused(text, hint=CLONE)
         elif found.ejected:
             where = ", ".join(str(root) for root in sorted(found.ejected))
-            found.fault = TargetAbsent(
-                f"let go with all that was written: unmount {where}, then it is safe to unplug", hint=AWAY
-            )
+            text = f"let go with all that was written: unmount {where}, then it is safe to unplug"
+            again = f"`tape-receiver disk eject {self.id}` tries that again; plugged in anew, it is used again"
+            found.fault = TargetAbsent(text, hint=again)
         elif not roots:
             text = "away: unmounted, safe to unplug" if found.unmounted else "away: not plugged in"
             found.fault = TargetAbsent(text, hint=AWAY)

@@ -186,7 +186,7 @@ def test_ejected_by_the_service(desk: Desk) -> None:
 
 
 def test_ejected_while_somebody_looks_at_it(desk: Desk) -> None:
-    """A disk that a file manager holds is let go but stays mounted: exit 1 and why; the service leaves it be."""
+    """A disk that a file manager holds is let go but stays mounted: exit 1 and why; the same command ends it later."""
     disk = desk.prepared("usb1", "one")
     desk.start()
     desk.deliver(3)
@@ -199,7 +199,13 @@ def test_ejected_while_somebody_looks_at_it(desk: Desk) -> None:
     desk.wait_receipt(held=5, safe=5)
     desk.wait_note("usb1", "let go")
     assert desk.copied("usb1") == 3
-    disk.pull()
+    with (desk.media / "one" / "open").open("wb"):
+        again = desk.tool("eject", "usb1", codes=(69,))
+    assert again.err.startswith("usb1: let go with all that was written")
+    assert "`tape-receiver disk eject usb1` tries that again" in again.err
+    assert "safe to unplug" in desk.tool("eject", "usb1").out
+    assert not (desk.media / "one").is_mount()
+    disk.unmounted()
     wait_until(lambda: "away" in desk.listed("usb1")["reason"], within=20, every=0.2, what="it to be missed")
     disk.plug(desk.media / "one")
     desk.wait_copied("usb1", 5)

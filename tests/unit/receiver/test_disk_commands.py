@@ -1,10 +1,12 @@
 """`tape-receiver disk` with plain folders as disks: what it refuses, what it writes, what it says."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from receiver.catalog import Catalog
@@ -303,3 +305,16 @@ def test_an_overdue_disk_is_told_and_counts(box: Box) -> None:
     assert (one["overdue"], one["behind_segments"], one["segments"]) == (True, 2, 1)
     assert one["where"] is None
     assert one["instance"]
+
+
+def test_the_list_fits_a_narrow_terminal(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns the place and the instance of a disk come below the table, in full."""
+    where = box.disk("a-disk-in-the-attic")
+    box.filled([("home", "a-disk-in-the-attic")] * 2)
+    shown = io.StringIO()
+    monkeypatch.setattr("receiver.cli.disk.out", Console(file=shown, width=80, soft_wrap=True))
+    box.good("list")
+    lines = shown.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines[:2]) <= 80
+    assert f"a-disk-in-the-attic: instance unknown, {where}" in lines
+    assert "2 segments" in lines[1]
