@@ -17,7 +17,7 @@ from tape.clock import SYSTEM
 from tape.durable import DISK
 from tape.errors import ConfigError, HometapeError, StoreLocked
 from tape.keys import HOST_KEY, RECEIPT_KEY, load_receipt_key, load_ssh_key, public_line, receipt_line
-from tape.sayings import duration, size
+from tape.sayings import duration, plural, size
 
 ANSWER_WITHIN, REMOTE_WITHIN = 10.0, 60.0  # seconds
 
@@ -155,11 +155,12 @@ def _policy(settings: ReceiverSettings) -> Iterator[Finding]:
         yield Finding("policy" if one.match == "*" else f"policy {one.match}", 0, text)
     media = {target.medium for target in settings.target}
     sites = {target.site for target in settings.target}
+    on = "1 medium" if len(media) == 1 else f"{len(media)} media"
+    text = f"{plural(len(settings.target), 'target')} on {on} at {plural(len(sites), 'site')}"
     if len(settings.target) < 3 or len(media) < 2 or len(sites) < 2:
-        text = f"{len(settings.target)} targets on {len(media)} media at {len(sites)} sites: less than 3-2-1"
-        yield Finding("3-2-1", 1, text, "add targets on another medium and at another site")
+        yield Finding("3-2-1", 1, f"{text}: less than 3-2-1", "add targets on another medium and at another site")
     else:
-        yield Finding("3-2-1", 0, f"{len(settings.target)} targets on {len(media)} media at {len(sites)} sites")
+        yield Finding("3-2-1", 0, text)
 
 
 def _catalog(settings: ReceiverSettings) -> Iterator[Finding]:
@@ -169,7 +170,9 @@ def _catalog(settings: ReceiverSettings) -> Iterator[Finding]:
     try:
         with Catalog.open(settings.state, clock=SYSTEM, read_only=True) as catalog:
             streams = catalog.streams()
-            yield Finding("catalog", 0, f"{len(streams)} streams, {sum(s.segments for s in streams):,} segments")
+            yield Finding(
+                "catalog", 0, f"{plural(len(streams), 'stream')}, {plural(sum(s.segments for s in streams), 'segment')}"
+            )
             for incident in catalog.incidents(limit=10):
                 yield Finding("incident", 2, incident.text, "see docs/incidents.md")
     except StoreLocked as error:

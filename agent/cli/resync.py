@@ -15,7 +15,7 @@ from tape.console import CRITICAL, WARNING, err, out, print_json
 from tape.durable import DISK
 from tape.errors import HometapeError, LinkError, NotFound, StoreLocked, UsageError
 from tape.log import configure
-from tape.sayings import size
+from tape.sayings import plural, size
 from tape.settings import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -242,7 +242,8 @@ def show_plan(plan: dict[str, Any]) -> None:
     if plan["by_receipts"]:
         out.print("home has no inventory (a drop box): compared by its receipts, numbers only, no digests")
     if plan["other_epochs"]:
-        out.print(f"home also holds {len(plan['other_epochs'])} epochs of earlier outboxes, which were not compared")
+        others = plural(len(plan["other_epochs"]), "epoch")
+        out.print(f"home also holds {others} of earlier outboxes, which nobody here can compare")
 
 
 def _cell(count: dict[str, Any]) -> str:
@@ -270,7 +271,9 @@ def show(facts: dict[str, Any], *, dry_run: bool) -> None:
         if count:
             word = "critical" if code == CRITICAL and fate not in ("missing", "waiting") else "note"
             out.print(f"{word}: {text.format(n=f'{count:,}')}", markup=False)
-    if last["level"] and facts.get("done"):
+    if not last["streams"]:
+        out.print("nothing was sealed here yet: there is nothing to compare before `tape-agent run` has read the files")
+    elif last["level"] and facts.get("done"):
         out.print("level: home holds exactly what was made here")
     elif dry_run:
         out.print("nothing was sent (--dry-run)")

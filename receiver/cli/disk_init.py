@@ -86,7 +86,7 @@ def init(
     if entry is None:
         add_target(file, values)
     out.print(f"disk {target} is ready: {wanted.root}{' (it was marked already)' if marked else ''}", markup=False)
-    out.print("a running service takes it up by itself; hint: tape-receiver disk list", markup=False)
+    out.print("a running service takes it up by itself\nhint: tape-receiver disk list", markup=False)
 
 
 def _name(text: str) -> str:
@@ -95,7 +95,7 @@ def _name(text: str) -> str:
     try:
         return check_agent(text)
     except NameRefused as error:
-        raise UsageError(str(error), hint="letters, digits, `-` and `_`, such as usb1") from None
+        raise UsageError(f"id {text!r} is not allowed", hint=error.hint) from None
 
 
 def _values(wanted: Wanted, *, medium: str, site: str, max_age: str, unmount: bool) -> dict[str, Any]:
@@ -181,7 +181,8 @@ def _tell(settings: ReceiverSettings, wanted: Wanted, found: "Mount | None") -> 
     usage = shutil.disk_usage(wanted.place)
     system = found.file_system if found else "the system's file system"
     names = sorted(one.name for one in wanted.place.iterdir() if not one.name.startswith((".", "lost+found")))
-    holds = f"{len(names)} entries ({', '.join(names[:5])}{' ...' if len(names) > 5 else ''})" if names else "nothing"
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    holds = f"{', '.join(names[:5])}{more}" if names else "nothing"
     out.print(f"{wanted.place}: {system}, {size(usage.total)}, {size(usage.free)} free; it holds {holds}", markup=False)
     archive = _archive_bytes(settings)
     if archive is not None:

@@ -158,4 +158,7 @@ def _tell(report: "Report", *, json: bool) -> None:
         out.print(f"{written.path}  {written.bytes:,} B, {written.rows:,} rows, xxh3 {written.digest}", markup=False)
     for hole in report.holes:
         err.print(f"missing: {hole}", markup=False)
-    out.print(f"{len(report.files)} files, {report.segments:,} segments, {report.bytes:,} B, every digest matched")
+    from tape.sayings import plural
+
+    made = f"{plural(len(report.files), 'file')}, {plural(report.segments, 'segment')}"
+    out.print(f"{made}, {report.bytes:,} B, every digest matched")

@@ -40,7 +40,7 @@ def list_remotes(config: ConfigOption = None, json: JsonOption = False) -> None:
             if line:
                 out.print(f"{'':16}{line}", markup=False)
     if not found and not json:
-        out.print("no remote is configured; hint: tape-receiver remote add ID", markup=False)
+        out.print("there is no remote yet\nhint: tape-receiver remote add ID", markup=False)
     states = {one["state"] for one in found}
     raise typer.Exit(OK if states <= {"ready"} else CRITICAL if "refused" in states else WARNING)
 

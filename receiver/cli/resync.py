@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,14 @@ from tape.clock import SYSTEM
 from tape.console import err, out, print_json
 from tape.errors import NotFound, StoreLocked, UsageError
 from tape.log import configure
+from tape.sayings import plural
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from receiver.catalog import Catalog
     from receiver.resync import Ending, Resync
+    from receiver.resync_compare import Kind
     from receiver.resync_plan import Findings, Plan
 
 HELP = (
@@ -177,18 +181,11 @@ def _look(
 
 def show(plan: "Plan") -> None:
     """The plan as a table, with examples of everything but what is only on its way."""
-    from rich.table import Table
-
     from receiver.resync_compare import Kind
+    from tape.fitting import Fitting
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("target", "files", *(kind.value for kind in Kind), "to move", "time"):
-        table.add_column(column, justify="left" if column == "target" else "right")
-    for one in plan.targets:
-        counts = [f"{one.found[kind].segments:,}" if one.found[kind].segments else "-" for kind in Kind]
-        size = f"{one.bytes / 1e6:,.1f} MB" if one.bytes else "-"
-        table.add_row(one.target, f"{one.files:,}", *counts, size, _time(one.seconds) if one.bytes else "-")
-    out.print(table)
+    found = [kind for kind in Kind if any(one.found[kind].segments for one in plan.targets)]
+    out.print(Fitting(_table(plan, list(Kind)), _table(plan, found)))  # narrow: a column only for what there is
     for one in plan.targets:
         if one.error:
             out.print(f"{one.target}: could not be looked at: {one.error}", markup=False)
@@ -202,7 +199,21 @@ def show(plan: "Plan") -> None:
     _examples("gone everywhere", plan.gone.named, plan.gone.segments)
     if plan.gone.segments:
         out.print("  hint: the server is asked to send them again; `tape-agent resync` there tells whether it can")
-    out.print("everything is level" if plan.level else "not level")
+    out.print("everything is level" if plan.level else "not level", markup=False)
+
+
+def _table(plan: "Plan", kinds: Sequence["Kind"]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("target", "files", *(kind.value for kind in kinds), "to move", "time"):
+        table.add_column(column, justify="left" if column == "target" else "right")
+    for one in plan.targets:
+        counts = [f"{one.found[kind].segments:,}" if one.found[kind].segments else "-" for kind in kinds]
+        size = f"{one.bytes / 1e6:,.1f} MB" if one.bytes else "-"
+        files = "?" if one.error else f"{one.files:,}"
+        table.add_row(one.target, files, *counts, size, _time(one.seconds) if one.bytes else "-")
+    return table
 
 
 def _examples(what: str, named: list[str], count: int) -> None:
@@ -223,17 +234,20 @@ def _time(seconds: float | None) -> str:
 
 def _show_ending(ending: "Ending") -> None:
     done = ending.repaired
-    out.print(
-        f"{done.dropped:,} copies no longer counted, {done.aside:,} set aside, {done.sums:,} sums put right, "
-        f"{done.adopted:,} segments adopted, {ending.bytes:,} B copied in {ending.seconds:.0f} s",
-        markup=False,
+    counts = (
+        (done.dropped, "no longer counted"),
+        (done.aside, "set aside"),
+        (done.sums, "sums put right"),
+        (done.adopted, "adopted"),
     )
+    parts = [f"{count:,} {what}" for count, what in counts if count]
+    out.print(", ".join([*parts, f"{ending.bytes:,} B copied in {ending.seconds:.0f} s"]), markup=False)
     for target, path, why in done.refused:
         out.print(f"refused: {path} at {target}: {why}", markup=False)
     for target, path, why in done.failed:
         out.print(f"not done: {path} at {target}: {why}", markup=False)
     for left in ending.left:
-        out.print(
-            f"{left.target} still lacks {left.segments:,} segments: {left.why or 'still under way'}", markup=False
-        )
-    out.print("everything is level" if not ending.exit_code else "not level yet: run resync again")
+        lacks = f"{left.target} still lacks {plural(left.segments, 'segment')}"
+        out.print(f"{lacks}: {left.why or 'still under way'}", markup=False)
+    again = "not level yet: when what is told above is put right, run resync again"
+    out.print(again if ending.exit_code else "everything is level", markup=False)

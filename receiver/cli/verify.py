@@ -130,7 +130,10 @@ def _show(result: "Result") -> None:
 
 
 def _show_folder(found: "FolderResult") -> None:
-    out.print(f"{found.streams} streams, {found.segments:,} segments, {found.rows:,} rows, {found.bytes:,} B")
+    from tape.sayings import plural
+
+    whole = f"{plural(found.streams, 'stream')}, {plural(found.segments, 'segment')}, {plural(found.rows, 'row')}"
+    out.print(f"{whole}, {found.bytes:,} B")
     for path, why in found.bad:
         out.print(f"bad: {path}: {why}", markup=False)
     for text in (*found.gaps, *found.notes):

@@ -1,13 +1,16 @@
 """A resync against a real home: what it finds, what it sends, and what it survives."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agent import outbox_moves
+from agent.cli.resync import show
 from agent.model import Spooled
 from agent.resync import Facts, Phase, Resync
 from agent.resync_desk import Ask, Desk
@@ -328,3 +331,14 @@ async def test_a_resync_that_breaks_does_not_end_the_service(road: Delivery, tmp
     assert desk.waiting() == []
     road.seal(1, 2000)
     await road.until_held()
+
+
+def test_a_new_outbox_is_not_called_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing sealed yet, after an outbox was lost say: there is nothing to compare, and that is what is said."""
+    plan = {"streams": [], "by_receipts": False, "other_epochs": ["d6e5589ccc78128e"], "level": True}
+    shown = io.StringIO()
+    monkeypatch.setattr("agent.cli.resync.out", Console(file=shown, width=200))
+    show({"plan": plan, "again_segments": 0, "done": True, "exit_code": 0}, dry_run=False)
+    assert "home also holds 1 epoch of earlier outboxes" in shown.getvalue()
+    assert "nothing was sealed here yet" in shown.getvalue()
+    assert "level" not in shown.getvalue()

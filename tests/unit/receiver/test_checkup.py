@@ -74,7 +74,7 @@ def test_a_missing_marker_is_critical_at_home_and_a_warning_elsewhere(house: Hou
         finding = house.check()[f"target {name}"]
         assert finding.level == level
         assert f"{house.root / name} has no .hometape-target" in finding.text
-        assert "init" in finding.hint
+        assert f"`tape-receiver resync {finding.what.split()[1]} --prepare`" in finding.hint
 
 
 def test_a_folder_of_another_target_is_named(house: House) -> None:

@@ -105,7 +105,7 @@ def test_a_disk_is_prepared_and_configured(box: Box) -> None:
     (Path(place) / "photos").mkdir()
     words = ["--folder-ok", "--path", "tape", "--medium", "stick", "--site", "drawer", "--max-age", "10 d", "--unmount"]
     said = box.good("init", "usb1", place, *words)
-    assert "1 entries (photos)" in said
+    assert "it holds photos" in said
     assert "free" in said
     entry = box.settings().target[-1]
     assert (entry.id, entry.kind, entry.medium, entry.site) == ("usb1", "removable", "stick", "drawer")
@@ -127,6 +127,13 @@ def test_a_dry_run_changes_nothing(box: Box) -> None:
     assert "nothing was changed" in box.good("init", "usb1", place, "--folder-ok", "--dry-run")
     assert list(Path(place).iterdir()) == []
     assert box.toml.read_bytes() == before
+
+
+def test_an_id_that_breaks_the_grammar_is_refused(box: Box) -> None:
+    """What the hint says of ids is what is taken."""
+    error = box.refused(UsageError, "init", "usb_1", box.plug("one"), "--folder-ok")
+    assert str(error) == "id 'usb_1' is not allowed"
+    assert "'_'" not in error.hint
 
 
 def test_what_is_no_disk_is_refused(box: Box, tmp_path: Path) -> None:

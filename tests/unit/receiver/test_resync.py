@@ -1,13 +1,16 @@
 """One look finds what is missing, wrong, foreign, stray or gone at a target; one repair brings all of it level."""
 
+import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from receiver.catalog import Catalog
+from receiver.cli.resync import show
 from receiver.model import Copy
 from receiver.resync import Ending, Resync
 from receiver.resync_compare import Kind
@@ -350,3 +353,18 @@ def test_an_unknown_file_of_findings_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file of findings"):
         read_findings(tmp_path / "x")
     assert issubclass(NotFound, HometapeError)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_plan_fits_the_terminal(site: Site, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns the table has a column for what there is, and no word is cut; a target unseen has no figures."""
+    site.file("nas", 3).unlink()
+    (site.archive.root / "usb" / ".hometape-target").unlink()
+    shown = io.StringIO()
+    monkeypatch.setattr("receiver.cli.resync.out", Console(file=shown, width=width, soft_wrap=True))
+    show(site.run(repair=False)[0])
+    lines = shown.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines[:4]) <= width
+    assert [line.split()[:3] for line in lines[1:4]] == [["home", "12", "-"], ["nas", "11", "1"], ["usb", "?", "-"]]
+    assert ("stray" in lines[0]) == (width > 80)
+    assert "  hint: mount it; if the folder is new, wiped or replaced: `tape-receiver resync usb --prepare`" in lines
