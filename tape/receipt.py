@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from tape.errors import ReceiptError
+from tape.errors import ConfigError, ReceiptError
 
 VERSION = 1
 _PREFIX = "hometape-receipt-key "
@@ -143,10 +143,10 @@ def public_text(key: Ed25519PublicKey) -> str:
 
 
 def load_public(text: str) -> Ed25519PublicKey:
-    """Read what `public_text` wrote; raises ReceiptError."""
+    """Read what `public_text` wrote, from agent.toml; raises ConfigError."""
     try:
         if not text.startswith(_PREFIX):
             raise ValueError(f"it does not start with {_PREFIX.strip()!r}")
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(text[len(_PREFIX) :].strip(), validate=True))
     except ValueError as error:
-        raise ReceiptError(f"the receipt key can't be read: {error}") from error
+        raise ConfigError(f"receiver.receipt_key can't be read: {error}", hint=ReceiptError.default_hint) from error

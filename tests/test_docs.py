@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from tape import console, errors
 from tests.support.needs import PROJECT
@@ -156,6 +157,15 @@ def test_commands_shown_exist_with_their_options() -> None:
                 assert word.split("=")[0] in taken, f"{where}: {shown} does not take {word}"
         seen += 1
     assert seen > 5
+
+
+def test_no_command_is_described_in_half_a_sentence() -> None:
+    """The lists of commands fit 80 columns: each first sentence is short enough to be shown whole."""
+    for name, app in apps().items():
+        for words in ([], ["disk"], ["remote"]) if name == "tape-receiver" else ([],):
+            shown = CliRunner().invoke(app, [*words, "--help"], prog_name=name, terminal_width=80)
+            assert "Commands:" in shown.output
+            assert "..." not in shown.output.partition("Commands:")[2], shown.output
 
 
 def test_the_promises_name_tests_that_exist() -> None:

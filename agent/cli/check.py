@@ -8,7 +8,7 @@ from agent.cli.options import ConfigOption, JsonOption, settings_from
 from tape.checks import report
 from tape.log import configure
 
-HELP = "Check configuration, keys, disk and sources, and send a canary home; exit 0 fine, 1 warning, 2 critical."
+HELP = "Check configuration, keys, disk, sources. Sends a canary home, too; exit 0 fine, 1 warning, 2 critical."
 
 
 def check(

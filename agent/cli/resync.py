@@ -21,7 +21,7 @@ from tape.settings import parse_duration, parse_size
 if TYPE_CHECKING:
     from agent.resync_desk import Ask, Desk
 
-HELP = "Compare with home and send again what it lacks; exit 0 level, 1 not level yet, 2 something is gone or wrong."
+HELP = "Compare with home and send again what it lacks. Exit 0 level, 1 not level yet, 2 something is gone or wrong."
 NO_LINK = 30.0
 _LOOK_EVERY = 0.3
 _SILENT_AFTER_NS = 5_000_000_000

@@ -11,7 +11,7 @@ from tape.notify import Notifier
 from tape.supervise import run as run_loop
 from tape.supervise import until_stopped
 
-HELP = "Read, seal and send until stopped (the service); --drain: what is there now, then stop."
+HELP = "Read, seal and send until stopped: the service. --drain: what is there now, then stop."
 
 
 def run(

@@ -11,7 +11,7 @@ from tape.console import UNKNOWN, err, out, print_json
 from tape.errors import StoreLocked
 from tape.settings import show_size
 
-HELP = "Show streams, spool and link; exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
+HELP = "Show streams, spool and link. Exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:

@@ -12,7 +12,7 @@ from tape.clock import SYSTEM
 from tape.console import err
 from tape.log import configure
 
-HELP = "Check configuration, keys, disks and targets; exit 0 fine, 1 warning, 2 critical."
+HELP = "Check configuration, keys, disks and targets. Exit 0 fine, 1 warning, 2 critical."
 
 
 def check(

@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from receiver.targets.removable import RemovableTarget
     from receiver.targets.unmounting import Unmounted
 
-HELP = "Removable disks: prepare one, list them, let one go, take one out of service."
-LIST_HELP = (
-    "Show each removable disk: where it is or since when it is away, and what it lacks; exit 1 if one is overdue."
-)
-EJECT_HELP = "Finish what is under way on a disk, write it out and unmount it, so that it may be unplugged."
+HELP = "Removable disks: prepare, list, let go, take out of service."
+LIST_HELP = "Show where each disk is, or since when it is away. What it lacks, too; exit 1 if one is overdue."
+EJECT_HELP = "Write everything out and unmount, so that it may be unplugged."
 _PATIENCE = 330.0
 _LOOK = 0.5
 

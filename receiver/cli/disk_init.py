@@ -19,7 +19,7 @@ from tape.settings import load, show_size
 if TYPE_CHECKING:
     from receiver.targets.mounts import Mount
 
-HELP = "Prepare a disk that comes and goes: marker and README on it, an entry in receiver.toml. Deletes nothing."
+HELP = "Prepare a disk that comes and goes. Marker and README on it, an entry in receiver.toml; deletes nothing."
 
 
 @dataclass(frozen=True, slots=True)

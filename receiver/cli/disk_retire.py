@@ -17,7 +17,7 @@ from tape.settings import load
 if TYPE_CHECKING:
     from receiver.retiring import Losses
 
-HELP = "Take a disk (or another target) out of service: show what is lost with it, then forget it. Nothing is deleted."
+HELP = "Take a disk (or another target) out of service. Shows what is lost with it, then forgets it; deletes nothing."
 _PATIENCE, _LOOK = 30.0, 0.3
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from receiver.shelf import Shelf
     from receiver.targets.contract import Target
 
-HELP = "Give a stream back: the original files to the last byte, or its rows as CSV or Parquet."
+HELP = "Give a stream back: original files, or rows as CSV or Parquet."
 
 
 def export(

@@ -14,9 +14,11 @@ from tape.console import CRITICAL, OK, WARNING, out, print_json
 from tape.errors import HometapeError, NotFound, UsageError
 from tape.log import configure
 
-HELP = "Targets behind rclone (S3, Google Drive, Dropbox, B2, SFTP, WebDAV ...): add one, list them, try one out."
-LIST_HELP = "Show each remote: its kind, encrypted or not, what proves a copy, reachable; exit 1 if one is away."
-TEST_HELP = "Write, prove, read, list and delete a probe file at a remote; exit 1 for a warning, 2 if it can't be used."
+HELP = (
+    "Targets in a cloud or on a server: add, list, try out. By rclone: S3, Google Drive, Dropbox, B2, SFTP, WebDAV ..."
+)
+LIST_HELP = "Show kind, encryption, proof and state of each remote. Exit 1 if one is away."
+TEST_HELP = "Write, prove, read, list and delete a probe file at a remote. Exit 1 for a warning, 2 if it can't be used."
 _PROBE = 1024
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)

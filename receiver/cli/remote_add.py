@@ -22,7 +22,7 @@ from tape.console import WARNING, default_config, err, out
 from tape.errors import AlreadyThere, HometapeError, UsageError
 from tape.log import configure
 
-HELP = "Make a remote ready and add it as a target; asks for what is missing, when there is a terminal."
+HELP = "Make a remote ready and add it as a target. Asks for what is missing, when there is a terminal."
 SECRET_ENV, CRYPT_ENV = "HOMETAPE_REMOTE_SECRET", "HOMETAPE_REMOTE_CRYPT_PASSWORD"
 _OPEN = {"access_key_id", "key_file", "known_hosts_file", "env_auth", "pubkey_file", "key_use_agent", "account"}
 _KEEP = "keep a copy of rclone's configuration elsewhere: without its passwords nobody can read this target"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from receiver.resync_plan import Findings, Plan
 
 HELP = (
-    "Bring every target level with what is held: plan first, then repair; exit 0 level, 1 not yet, 2 something is gone."
+    "Bring every target level with what is held. Shows the plan first, then repairs. Exit 0 level, 1 not yet, 2 gone."
 )
 
 

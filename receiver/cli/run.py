@@ -8,7 +8,7 @@ from tape.notify import Notifier
 from tape.supervise import run as run_loop
 from tape.supervise import until_stopped
 
-HELP = "Take segments in, prove them and copy them until stopped (the service)."
+HELP = "Take segments in, prove and copy them until stopped: the service."
 
 
 def run(config: ConfigOption = None) -> None:

@@ -15,7 +15,7 @@ from tape.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from receiver.report import StatusReport
 
-HELP = "Show 3-2-1: recovery points, copies, what is wrong; exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
+HELP = "Show 3-2-1: recovery points, copies, what is wrong. Exit 0 fine, 1 warning, 2 critical, 3 nothing known yet."
 EVERY = 2.0
 
 

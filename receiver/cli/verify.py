@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from receiver.verify import Budget, Result
     from receiver.verify_folder import FolderResult
 
-HELP = "Re-read copies, longest unchecked first, and compare digests; exit 0 fine, 1 a target is away, 2 a bad copy."
+HELP = "Re-read copies, longest unchecked first, and compare digests. Exit 0 fine, 1 a target is away, 2 a bad copy."
 
 
 def verify(

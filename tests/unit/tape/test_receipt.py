@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tape.errors import ReceiptError
+from tape.errors import ConfigError, ReceiptError
 from tape.receipt import (
     EpochReceipt,
     Receipt,
@@ -81,7 +81,7 @@ def test_keys_round_trip() -> None:
     assert public_text(again.public_key()) == public_text(KEY.public_key())
     assert public_text(load_public(public_text(KEY.public_key()))) == public_text(KEY.public_key())
     for text in ("", "ssh-ed25519 AAAA", "hometape-receipt-key !!", "hometape-receipt-key AAAA"):
-        with pytest.raises(ReceiptError):
+        with pytest.raises(ConfigError, match=r"receiver\.receipt_key"):
             load_public(text)
 
 
