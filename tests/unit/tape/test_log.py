@@ -51,7 +51,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(
     monkeypatch.setattr("sys.stderr", None)
     get_logger("x").error("into nothing")
     if (full := Path("/dev/full")).exists():
-        stream = full.open("w", encoding="utf-8", buffering=1)
+        stream = full.open("w", encoding="utf-8", newline="\n", buffering=1)
         monkeypatch.setattr("sys.stderr", stream)
         get_logger("x").error("into a full disk")
         with pytest.raises(OSError, match="space"):
