@@ -185,7 +185,7 @@ def _or_unmade(config: Path | None) -> Iterator[list[str]]:
             with suppress(HometapeError):
                 forget(name, config=config)
         if made and isinstance(error, HometapeError):
-            error.hint = f"{error.hint}; then the same command again: nothing was added".removeprefix("; then ")
+            error.hint = "correct what is wrong, then the same command again: nothing was added"
         raise
 
 
