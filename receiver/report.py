@@ -214,7 +214,8 @@ def _about_streams(streams: Sequence[StreamReport], live_age: float) -> Iterable
         name = f"{one.agent}/{one.stream}"
         if live_age and (one.age_s or 0) > live_age and not one.stream.startswith(_OWN):
             text = f"nothing newer than {duration(one.age_s or 0)} has come of {name}"
-            yield Reason(WARNING, text, "see `tape-agent status` on the server; quiet, or old, on purpose? raise `live_age`")
+            hint = "see `tape-agent status` on the server; quiet, or old, on purpose? raise `live_age`"
+            yield Reason(WARNING, text, hint)
         if one.missing_segments:
             yield Reason(WARNING, f"{one.missing_segments} segments of {name} are missing between others", "")
         if one.hole_bytes:
