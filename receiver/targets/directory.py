@@ -8,6 +8,7 @@ root are looked at before and after each put: what was written while a mount van
 
 import builtins
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -28,8 +29,8 @@ from receiver.targets.contract import (
     Target,
     check_relative,
     check_segment,
-    is_own,
 )
+from receiver.targets.inside import Ways, is_link, not_following, walk
 from receiver.targets.marker import check_marker, identity, write_readme
 from receiver.targets.medium import GONE_HINT, drop_pages, is_forbidden, is_gone, is_shaky, takes_writes
 from receiver.targets.mounts import own_mount
@@ -38,7 +39,7 @@ from receiver.targets.sums import SumsFiles, read_sums
 from receiver.targets.taking import SourceFault, from_source, too_large
 from receiver.targets.turns import TURNS
 from tape.digest import new_xxh3
-from tape.durable import DISK, Disk, named
+from tape.durable import DISK, WINDOWS, Disk, named
 from tape.errors import (
     AlreadyThere,
     DigestMismatch,
@@ -56,6 +57,7 @@ TEMP_FOLDER = ".hometape-tmp"
 ASIDE_FOLDER = ".hometape-aside"
 RESERVE = 64 * 2**20
 _RESERVE_SHARE = 50
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _Identity = tuple[int, int, int, int]
 
 
@@ -90,6 +92,7 @@ class DirectoryTarget(Target):
         with self._mapped():
             self._temp()
         answers = [too_large(self, parcel) for parcel in parcels]
+        ways = Ways(self.root)
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
         self._lacks = 0
@@ -98,7 +101,7 @@ class DirectoryTarget(Target):
                 answers[number] = answers[number] or stop
                 continue
             try:
-                staged.append((number, self._stage(parcel), self.root / parcel.path))
+                staged.append((number, self._stage(parcel, ways), self.root / parcel.path))
             except SourceFault as fault:
                 answers[number] = fault.error
             except HometapeError as error:
@@ -123,11 +126,16 @@ class DirectoryTarget(Target):
             self._disk.sync_dir(self.root)
         return temp
 
-    def _stage(self, parcel: Parcel) -> Path:
+    def _stage(self, parcel: Parcel, ways: Ways) -> Path:
         """The bytes of a parcel in a temporary file, proven to be what it promised; not synced yet."""
         final = self.root / parcel.path
+        if link := ways.link(parcel.path):
+            raise TargetError(
+                f"target {self.id}: {link} is a link: what lies behind it is another place's",
+                hint="remove the link, or put the files themselves there; what is missing is copied again",
+            )
         with self._mapped():
-            if os.path.exists(final):  # noqa: PTH110 - of thousands
+            if os.path.lexists(final):
                 raise AlreadyThere(f"target {self.id}: {parcel.path} exists already and is never replaced")
             temp = self._disk.temp_path(self.root / TEMP_FOLDER)
             try:
@@ -190,7 +198,7 @@ class DirectoryTarget(Target):
         self._present()
         source = self.root / check_relative(path)
         with self._mapped():
-            if not source.exists():
+            if Ways(self.root).link(path) or not os.path.lexists(source):
                 raise NotFound(f"target {self.id} has no {path}")
             base = self.root / ASIDE_FOLDER / path
             with self._making:
@@ -244,7 +252,8 @@ class DirectoryTarget(Target):
         """See the contract. SHA-256 of what was put just now is not computed again: XXH3-128 shows its bytes."""
         before = self._present(), self._instance
         found: builtins.list[Proof | HometapeError] = []
-        for parcel, file in TURNS.each(opened_ahead(parcels, lambda parcel: self._opened(parcel.path))):
+        ways = Ways(self.root)
+        for parcel, file in TURNS.each(opened_ahead(parcels, lambda parcel: self._opened(parcel.path, ways))):
             try:
                 known = parcel.sha256 if parcel.fresh else ""
                 found.append(file if isinstance(file, HometapeError) else self._proof(file, known, parcel.size))
@@ -265,32 +274,14 @@ class DirectoryTarget(Target):
         full = self.root / check_relative(path)
         with self._mapped(), named(full, "looking at"):
             try:
-                return full.stat().st_size
+                return None if Ways(self.root).link(path) or is_link(full) else full.stat().st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every stored file below a folder, one folder held in memory at a time."""
         self._present()
-        return self._walk(check_relative(prefix) if prefix else "")
-
-    def _walk(self, prefix: str) -> Iterator[Entry]:
-        with self._mapped(), named(self.root / prefix, "listing"):
-            try:
-                with os.scandir(self.root / prefix) as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-        for entry in entries:
-            path = f"{prefix}/{entry.name}" if prefix else entry.name
-            if is_own(path) or entry.is_symlink():
-                continue
-            if entry.is_dir():
-                yield from self._walk(path)
-            elif entry.is_file():
-                with self._mapped(), named(self.root / path, "looking at"):
-                    size = entry.stat().st_size
-                yield Entry(path, size)
+        return walk(self.root, check_relative(prefix) if prefix else "", self._mapped)
 
     def sums(self, folder: str) -> dict[str, str]:
         """File name -> SHA-256 as noted for a folder."""
@@ -302,13 +293,16 @@ class DirectoryTarget(Target):
         """Where the file lies."""
         return self.root / check_relative(path)
 
-    def _opened(self, path: str) -> io.FileIO:
+    def _opened(self, path: str, ways: Ways | None = None) -> io.FileIO:
         full = self.root / check_relative(path)
         with self._mapped(), named(full, "opening"):
+            if (ways or Ways(self.root)).link(path) or (WINDOWS and is_link(full)):
+                raise NotFound(f"target {self.id} has no {path}: a link is no copy")
             try:
-                return io.FileIO(full, "rb")
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-                if isinstance(error, PermissionError) and not full.is_dir():  # Windows: what opening a folder gives
+                return io.FileIO(full, "rb", opener=not_following)
+            except OSError as error:
+                forbidden = isinstance(error, PermissionError) and not full.is_dir()  # Windows: so it opens a folder
+                if forbidden or not (isinstance(error, _NOT_THERE) or error.errno == errno.ELOOP):
                     raise
                 self._present()
                 raise NotFound(f"target {self.id} has no {path}") from None

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import date
@@ -21,6 +22,7 @@ from tape.clock import ManualClock
 from tape.digest import BLOCK, xxh3
 from tape.durable import Disk
 from tape.errors import (
+    AlreadyThere,
     DiskError,
     DiskFull,
     HometapeError,
@@ -306,6 +308,40 @@ def test_many_are_read_back_as_they_are(target: DirectoryTarget, root: Path) -> 
     assert b"".join(target.read(items[4].path)) == b"".join(items[4].read())
     assert len(b"".join(target.read(items[8].path))) == items[8].size + 4
     assert before == (len(list(Path("/proc/self/fd").iterdir())) if before else 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there that few have on Windows")
+@pytest.mark.parametrize("where", ["the file", "its folder", "the agent's folder"])
+def test_a_link_to_another_copy_is_no_copy(target: DirectoryTarget, root: Path, tmp_path: Path, where: str) -> None:
+    """Good bytes that lie elsewhere: not there, never written through, and what they belong to stays as it is."""
+    item, beside = parcel(0, b"good bytes"), parcel(1, b"another")
+    assert target.put_many([item, beside]) == [None, None]
+    full = root / item.path
+    linked = {"the file": full, "its folder": full.parent, "the agent's folder": full.parents[2]}[where]
+    elsewhere = tmp_path / "elsewhere"
+    linked.rename(elsewhere)
+    linked.symlink_to(elsewhere, target_is_directory=elsewhere.is_dir())
+    assert isinstance(target.verify_many([item])[0], NotFound)
+    assert target.stat(item.path) is None
+    assert item.path not in {entry.path for entry in target.list()}
+    for ask in (target.verify, target.read):
+        with pytest.raises(NotFound):
+            ask(item.path)
+    if where == "the file":
+        assert isinstance(target.put_many([item])[0], AlreadyThere)
+        target.set_aside(item.path, "a link")
+        assert target.put_many([item]) == [None]
+        assert isinstance(target.verify(item.path), Proof)
+        assert elsewhere.read_bytes() == b"good bytes"
+        return
+    answer = target.put_many([parcel(2, b"new")])[0]
+    assert isinstance(answer, TargetError)
+    assert "is a link" in str(answer)
+    with pytest.raises(NotFound):
+        target.set_aside(item.path, "not ours")
+    assert sum(1 for _ in elsewhere.rglob("*.parquet")) == 2
+    linked.unlink()
+    assert target.put_many([item]) == [None]
 
 
 def test_bytes_flipped_on_the_medium_are_seen(target: DirectoryTarget, root: Path) -> None:
