@@ -16,11 +16,15 @@ from tape.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class StreamRule:
-    """What holds for the streams that `match`: the whole rule, and the one by which the server may free a segment."""
+    """What holds for the streams that `match`: the whole rule, and the one by which the server may free a segment.
+
+    live_age: seconds without anything new after which it counts as silent; 0: never.
+    """
 
     match: str
     rule: Rule
     release: Rule
+    live_age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +68,16 @@ def rules_of(settings: ReceiverSettings) -> Rules:
                 standard.sites if one.sites is None else one.sites,
             ),
             policy.release_after if one.release_after is None else one.release_after,
+            settings.live_age if one.live_age is None else one.live_age,
         )
         for one in policy.stream
     ]
-    return Rules((*found, _stream_rule(_EVERY, standard, policy.release_after)))
+    return Rules((*found, _stream_rule(_EVERY, standard, policy.release_after, settings.live_age)))
 
 
-def _stream_rule(match: str, rule: Rule, release_after: int | Literal["policy"]) -> StreamRule:
+def _stream_rule(match: str, rule: Rule, release_after: int | Literal["policy"], live_age: float) -> StreamRule:
     release = rule if release_after == "policy" else Rule(copies=min(release_after, rule.copies))
-    return StreamRule(match, rule, release)
+    return StreamRule(match, rule, release, live_age)
 
 
 def where(target: TargetSettings) -> Where:

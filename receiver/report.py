@@ -132,7 +132,7 @@ def status(
     reasons = [
         *about_targets(at_targets, by_name, running=bool(live)),
         *about_policy(ruled),
-        *_about_streams(streams, settings.live_age),
+        *_about_streams(streams, rules),
         *(Reason(CRITICAL if i.kind in _GRAVE else WARNING, f"{i.kind}: {i.text}") for i in incidents),
         *about_rule(rules, places.values()),
     ]
@@ -209,12 +209,13 @@ def _target(
     return target_report(target, totals, seen, behind(found, target.id), since, lane, added, now)
 
 
-def _about_streams(streams: Sequence[StreamReport], live_age: float) -> Iterable[Reason]:
+def _about_streams(streams: Sequence[StreamReport], rules: Rules) -> Iterable[Reason]:
     for one in streams:
         name = f"{one.agent}/{one.stream}"
+        live_age = rules.of(one.agent, one.stream).live_age
         if live_age and (one.age_s or 0) > live_age and not one.stream.startswith(_OWN):
             text = f"nothing newer than {duration(one.age_s or 0)} has come of {name}"
-            hint = "see `tape-agent status` on the server; quiet, or old, on purpose? raise `live_age`"
+            hint = "see `tape-agent status` on the server; quiet, or old, on purpose? see `live_age` in docs/policy.md"
             yield Reason(WARNING, text, hint)
         if one.missing_segments:
             yield Reason(WARNING, f"{one.missing_segments} segments of {name} are missing between others", "")

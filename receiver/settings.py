@@ -195,6 +195,7 @@ class StreamPolicy(Section):
     media: int | None = Field(None, ge=1, le=16, description="different media")
     sites: int | None = Field(None, ge=1, le=16, description="different sites")
     release_after: int | Literal["policy"] | None = Field(None, description="copies before the server may free it")
+    live_age: Duration | None = Field(None, description="warn when it brings nothing new for this long; 0 s: never")
 
 
 class PolicySettings(Section):

@@ -118,6 +118,10 @@ async def test_silence_is_a_fault(archive: Archive, clock: ManualClock) -> None:
     assert "nothing newer than 11 min has come of box/demo/ticks" in reasons(found)
     assert "hometape/events" not in reasons(found)
     assert report(archive, live_age=0).exit_code == 0
+    old = {"stream": [{"match": "box/demo/*", "live_age": "0 s"}]}
+    assert report(archive, live_age=300, policy=old).exit_code == 0
+    other = {"stream": [{"match": "box/other/*", "live_age": "0 s"}]}
+    assert report(archive, live_age=300, policy=other).exit_code == 1
 
 
 async def test_a_service_that_does_not_run_is_told(archive: Archive) -> None:
