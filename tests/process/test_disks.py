@@ -111,7 +111,7 @@ def test_pulled_in_mid_write_it_returns_level(desk: Desk) -> None:
     where = desk.media / "sda1"
     for _ in range(4):
         desk.deliver(150)
-        wait_until(lambda: list(where.glob("hometape/**/*.parquet")), within=30, what="something to be written")
+        wait_until(lambda: list(where.glob("hometape/box/**/*.parquet")), within=30, what="something to be written")
         disk.pull()
         assert list(where.iterdir()) == []
         wait_until(lambda: desk.listed("usb1")["condition"] == "absent", within=20, every=0.2, what="it to be missed")

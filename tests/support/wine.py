@@ -54,6 +54,12 @@ class WindowsPython:
         """Start `python ARGS` and leave it running."""
         return Program([self._winpy, *args], cwd=PROJECT, env=self.environment(env))
 
+    def settle(self) -> None:
+        """End what Wine keeps running between programs: what changed in its folders is seen by the next one."""
+        env = {**os.environ, "WINEPREFIX": str(self.folder / "prefix")}
+        for word in ("-k", "-w"):
+            run(["wineserver", word], within=60, env=env)
+
     def command(self, name: str, *args: str) -> list[str]:
         """The arguments that make it run `tape-agent` or `tape-receiver`."""
         return ["-c", f"from {_ENTRY[name]} import main; main()", *args]
