@@ -1,10 +1,12 @@
 """Fixtures that any test may ask for."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from tests.support import Sshd, need_shared_data
 from tests.support.rclone_servers import Remotes
@@ -14,6 +16,16 @@ hypothesis.settings.register_profile(
     "hometape", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("hometape")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command run in this process sets up logging; the next test finds it as if none had."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture
