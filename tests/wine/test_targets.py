@@ -1,6 +1,7 @@
 """Targets on Windows: drive letters that change, files held open by others, read-only attributes, names in any case."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,27 @@ class held:
 """
 
 
+# Gives the letters that tests use to folders of this side, and takes away the others. It asks Wine's mount manager, as
+# Wine's own settings do, and that lists them at once; a link made beside it is seen late, or removed by it.
+DRIVES = r"""
+import ctypes, json, os, struct, sys
+wanted = json.loads(sys.argv[1])
+define_unix_drive, fixed, none = 0x6DC080, 3, 1
+windows = ctypes.windll.kernel32
+manager = windows.CreateFileW(r'\\.\MountPointManager', 0xC0000000, 0, None, 3, 0, None)
+assert manager != -1, ctypes.WinError()
+for letter in 'EGH':
+    folder = os.fsencode(wanted.pop(letter, ''))
+    kind, offset = (fixed, 32) if folder else (none, 0)
+    asked = struct.pack('<4IQ4H', 33 + len(folder), kind, 0, 0, 0, ord(letter.lower()), offset, 0, 0) + folder + b'\0'
+    length = ctypes.c_ulong()
+    done = windows.DeviceIoControl(manager, define_unix_drive, asked, len(asked), None, 0, ctypes.byref(length), None)
+    assert done or not folder, ctypes.WinError()
+    assert bool(windows.GetLogicalDrives() >> (ord(letter) - ord('A')) & 1) == bool(folder), letter
+assert not wanted, wanted
+"""
+
+
 def lines(winpy: WindowsPython, program: str) -> list[str]:
     """What a program printed, without what Wine itself says of drives that are folders."""
     printed = winpy.run("-c", HEAD + program, code=0).out.splitlines()
@@ -66,22 +88,24 @@ def lines(winpy: WindowsPython, program: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def drive(winpy: WindowsPython, letter: str, folder: Path) -> Iterator[None]:
-    """A drive letter for a folder of this side, for programs started meanwhile."""
-    link = winpy.folder / "prefix" / "dosdevices" / f"{letter.lower()}:"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder, target_is_directory=True)
-    winpy.settle()
+def drives(winpy: WindowsPython, **folders: Path) -> Iterator[None]:
+    """Drive letters for folders of this side. A program that runs already may miss them for a second."""
+
+    def give(letters: dict[str, str]) -> None:
+        winpy.run("-c", DRIVES, json.dumps(letters), code=0)
+
+    give({letter: str(folder) for letter, folder in folders.items()})
     try:
         yield
     finally:
-        link.unlink()
+        give({})
 
 
 def test_a_disk_is_found_at_whatever_letter_it_gets(tmp_path: Path, winpy: WindowsPython) -> None:
     """Prepared as E:, back as G:, it is the same target with what it holds; its clone beside it is refused."""
-    (tmp_path / "disk").mkdir()
-    with drive(winpy, "E", tmp_path / "disk"):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with drives(winpy, E=disk):
         out = lines(
             winpy,
             "prepare(Path('E:/hometape'), 'usb1', clock=SYSTEM)\n"
@@ -90,7 +114,7 @@ def test_a_disk_is_found_at_whatever_letter_it_gets(tmp_path: Path, winpy: Windo
             "print(said(disk.put_many([parcel(0, b'x'), parcel(1, b'y')])))\n",
         )
         assert out == ["ready E:\\hometape", "NoneType NoneType"]
-    with drive(winpy, "G", tmp_path / "disk"):
+    with drives(winpy, G=disk):
         out = lines(
             winpy,
             "disk = usb()\n"
@@ -103,17 +127,17 @@ def test_a_disk_is_found_at_whatever_letter_it_gets(tmp_path: Path, winpy: Windo
         assert out[:2] == ["ready G:\\hometape 2", "AlreadyThere NoneType"]
         assert "Safely Remove" in out[2]
         assert "let go" in out[3]
-        with drive(winpy, "H", tmp_path / "disk"):
-            out = lines(winpy, "print(usb().state().condition.value, usb().state().reason)\n")
-            assert out[0].startswith("refused")
-            assert "G:\\hometape" in out[0]
-            assert "H:\\hometape" in out[0]
+    with drives(winpy, G=disk, H=disk):
+        out = lines(winpy, "print(usb().state().condition.value, usb().state().reason)\n")
+        assert out[0].startswith("refused")
+        assert "G:\\hometape" in out[0]
+        assert "H:\\hometape" in out[0]
     assert lines(winpy, "print(usb().state().condition.value)\n") == ["absent"]
 
 
 def test_the_systems_drive_is_no_disk(tmp_path: Path, winpy: WindowsPython) -> None:
     """`mounted = true` takes another drive or a share, not a folder of C:."""
-    with drive(winpy, "E", tmp_path):
+    with drives(winpy, E=tmp_path):
         out = lines(
             winpy,
             "from receiver.targets.mounts import own_mount\n"
