@@ -4,25 +4,13 @@ A link to another target's copy would pass every check of its bytes and still be
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from receiver.targets.contract import Entry, is_own
+from receiver.targets.files import is_link
 from tape.durable import named
-
-_JUNCTION = 0xA0000003  # Windows: a folder that is another one
-_NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
-
-
-def is_link(path: str | Path) -> bool:
-    """Whether it is a link, to a file or a folder."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", 0) == _JUNCTION
 
 
 class Ways:
@@ -41,11 +29,6 @@ class Ways:
         if not found:
             self._own.add(folder)
         return found
-
-
-def not_following(path: str, flags: int) -> int:
-    """An opener that refuses a link: OSError ELOOP. Where the system can't, is_link says it before."""
-    return os.open(path, flags | _NO_FOLLOW)
 
 
 def walk(root: Path, prefix: str, guarded: Callable[[], AbstractContextManager[None]]) -> Iterator[Entry]:

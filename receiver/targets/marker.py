@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from receiver.targets.contract import MARKER, README
-from receiver.targets.medium import GONE_HINT, drop_pages
+from receiver.targets.files import drop_pages
+from receiver.targets.medium import GONE_HINT
 from tape.clock import Clock
 from tape.durable import DISK, Disk, named
 from tape.errors import AlreadyThere, TargetAbsent, TargetError

@@ -1,8 +1,6 @@
 """What the errors of a medium mean, and how to ask the medium itself instead of the memory before it."""
 
 import errno
-import os
-import sys
 from pathlib import Path
 
 from tape.durable import Disk
@@ -22,7 +20,6 @@ _GONE = {
 }  # fmt: skip
 _GONE_WINDOWS = {21, 53, 55, 59, 64, 67, 121, 433, 1006, 1112, 1167, 1231, 1236}
 _SHAKY, _SHAKY_WINDOWS = {errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}, {23, 1117}
-_AHEAD = 16 * 2**20
 GONE_HINT = "check its cable, power and network and mount it again; it catches up by itself"
 
 
@@ -44,19 +41,6 @@ def is_shaky(error: OSError) -> bool:
     """Whether either one file or the whole disk can't be read or written: asking for another file tells which."""
     code = getattr(error, "winerror", None)
     return code in _SHAKY_WINDOWS if code is not None else error.errno in _SHAKY
-
-
-def drop_pages(number: int) -> None:
-    """Ask the system to forget a file's clean pages, so that the next read comes from the medium."""
-    if sys.platform == "linux":
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def ask_medium(number: int) -> None:
-    """Forget what memory holds of an open file, and have the medium asked for it meanwhile, where the system can."""
-    if sys.platform == "linux":
-        drop_pages(number)
-        os.posix_fadvise(number, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 def takes_writes(folder: Path, disk: Disk) -> bool:

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
 import pytest
 
 from receiver.targets.contract import MARKER, README, SUMS, Condition, Parcel, Place, Proof
@@ -288,17 +289,27 @@ def test_sums_of_many_folders_are_remembered_within_bounds(
         assert (root / items[stream].path).parent.joinpath(SUMS).read_bytes().count(b"\n") == 2
 
 
-def test_many_are_read_back_as_they_are(target: DirectoryTarget, root: Path) -> None:
+def open_files() -> int:
+    """How many files this process has open, where the system says so."""
+    return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+
+
+@pytest.mark.parametrize("fewest", [16, 10**6], ids=["by the reading process", "here"])
+def test_many_are_read_back_as_they_are(
+    target: DirectoryTarget, root: Path, monkeypatch: pytest.MonkeyPatch, fewest: int
+) -> None:
     """More than are opened ahead: of any length, one gone, one longer and one shorter than it was; none stays open."""
+    monkeypatch.setattr("receiver.targets.directory.FEWEST", fewest)
     sizes = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, *range(2, 160)]
     items = [parcel(seq, bytes([seq % 251]) * size) for seq, size in enumerate(sizes)]
     assert target.put_many(items) == [None] * len(items)
     (root / items[7].path).unlink()
     with (root / items[8].path).open("ab") as file:
         file.write(b"more")
-    with (root / items[9].path).open("r+b") as file:
-        file.truncate(3)
-    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    with (root / items[9].path).open("r+b") as shorter:
+        shorter.truncate(3)
+    target.verify_many(items)  # from now on the pipes to the reading process are there
+    before = open_files()
     answers = target.verify_many(items)
     proofs = {number: one for number, one in enumerate(answers) if isinstance(one, Proof)}
     assert set(range(len(items))) - set(proofs) == {7}
@@ -307,7 +318,8 @@ def test_many_are_read_back_as_they_are(target: DirectoryTarget, root: Path) -> 
     assert (proofs[8].size, proofs[9].size) == (items[8].size + 4, 3)
     assert b"".join(target.read(items[4].path)) == b"".join(items[4].read())
     assert len(b"".join(target.read(items[8].path))) == items[8].size + 4
-    assert before == (len(list(Path("/proc/self/fd").iterdir())) if before else 0)
+    assert open_files() == before
+    assert not [file for child in psutil.Process().children() for file in child.open_files() if str(root) in file.path]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there that few have on Windows")

@@ -1,0 +1,108 @@
+"""Files of a folder at their lowest: opened without following links, their bytes taken from the medium, digested.
+
+Imports next to nothing, so that the child of `receiver.targets.reader` starts at once.
+"""
+
+import contextlib
+import io
+import os
+import stat
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tape.digest import BLOCK, BothDigests, new_xxh3
+
+T = TypeVar("T")
+Digests = tuple[int, str, str]
+"""Size in bytes, XXH3-128, SHA-256 of what was read."""
+
+_JUNCTION = 0xA0000003  # Windows: a folder that is another one
+_NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+_AHEAD = 16 * 2**20
+_OPEN = 64
+
+
+class _Buffer(threading.local):
+    """One block for each thread: a fresh one for every read costs more than the digest of it."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BLOCK))
+
+
+_buffer = _Buffer()
+
+
+def is_link(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a link, to a file or a folder."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", 0) == _JUNCTION
+
+
+def not_following(path: str, flags: int) -> int:
+    """An opener that refuses a link: OSError ELOOP. Where the system can't, is_link says it before."""
+    return os.open(path, flags | _NO_FOLLOW)
+
+
+def drop_pages(number: int) -> None:
+    """Ask the system to forget a file's clean pages, so that the next read comes from the medium."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # advice that a file system need not take
+            os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def ask_medium(number: int) -> None:
+    """Forget what memory holds of an open file, and have the medium asked for it meanwhile, where the system can."""
+    if sys.platform == "linux":
+        drop_pages(number)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(number, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
+
+
+def opened_ahead(
+    items: Iterable[T], opening: Callable[[T], io.FileIO], failures: tuple[type[Exception], ...]
+) -> Iterator[tuple[T, io.FileIO | Exception]]:
+    """Items with their files, opened some way ahead and the medium asked for them: it fetches the next ones meanwhile.
+
+    Who takes a file closes it. One that can't be opened is given as its error, if that is among `failures`.
+    """
+    ahead: deque[tuple[T, io.FileIO | Exception]] = deque()
+    try:
+        for item in items:
+            try:
+                file = opening(item)
+                ask_medium(file.fileno())
+                ahead.append((item, file))
+            except failures as error:
+                ahead.append((item, error))
+            if len(ahead) >= _OPEN:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:
+        for _, left in ahead:
+            if isinstance(left, io.FileIO):
+                left.close()
+
+
+def digests(file: io.FileIO, known: str, *, again: bool, size: int, moved: Callable[[], None]) -> Digests:
+    """What an open file holds. `known`: its SHA-256, where only XXH3-128 is asked for; `again`: it is read again
+    soon, so that its pages may stay; `size`: how many bytes it should have, -1 where that is not known; `moved` is
+    called after each block. Raises OSError.
+    """
+    both, fast, done = BothDigests(), new_xxh3(), 0
+    taking = fast if known else both
+    while count := file.readinto(_buffer.view):
+        taking.update(_buffer.view[:count])
+        done += count
+        moved()
+        if done == size and count < BLOCK:  # it gave all it has
+            break
+    if not again:
+        drop_pages(file.fileno())
+    return (done, fast.hexdigest(), known) if known else (done, both.digest, both.sha256)
