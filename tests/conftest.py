@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,6 +17,20 @@ hypothesis.settings.register_profile(
     "hometape", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("hometape")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Marks of groups count, which they do not with pytest-xdist's own scheduler."""
+    from tests.support.grouping import Grouped
+
+    return Grouped(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Random order within each half: what starts processes or is slow comes first, else one worker is last with it."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("process", "wine", "slow")))
 
 
 @pytest.fixture(autouse=True)
