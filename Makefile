@@ -26,8 +26,10 @@ $(READY): constraints.txt pyproject.toml .ci/venv
 demo: $(READY)
 	$(BIN)/python -m bench.demo $${INPUT:+"$$INPUT"}
 
+# Half of the time a test waits for what it started, so three share two cores.
 test: $(READY)
-	$(BIN)/python -m pytest -n logical --dist loadgroup $(ARGS)
+	cores=$$($(BIN)/python -c 'import os; print(os.cpu_count() or 1)')
+	$(BIN)/python -m pytest -n $$(((cores * 3 + 1) / 2)) --dist loadgroup $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -64,15 +64,30 @@ KINDS: list[Callable[[Path], Target]] = [
 REMOTES = ("local", "s3", "crypt", "webdav", "sftp", "smb")
 
 
-@pytest.fixture(
-    params=[*KINDS, *REMOTES], ids=lambda kind: kind if isinstance(kind, str) else kind.__name__.removesuffix("_target")
-)
+ALL = [*KINDS, *REMOTES]
+
+
+def name_of(kind: str | Callable[[Path], Target]) -> str:
+    return kind if isinstance(kind, str) else kind.__name__.removesuffix("_target")
+
+
+def fresh(kind: str | Callable[[Path], Target], folder: Path, remotes: Remotes) -> Target:
+    """A ready target that holds nothing."""
+    if isinstance(kind, str):
+        return remote_target(remotes.place(kind), remotes.config, folder / "state")
+    return kind(folder)
+
+
+@pytest.fixture(params=ALL, ids=name_of)
 def target(request: pytest.FixtureRequest, tmp_path: Path, remotes: Remotes) -> Target:
     """A fresh, ready target of each kind, and a remote on each kind of server."""
-    if isinstance(request.param, str):
-        return remote_target(remotes.place(request.param), remotes.config, tmp_path / "state")
-    made: Target = request.param(tmp_path)
-    return made
+    return fresh(request.param, tmp_path, remotes)
+
+
+@pytest.fixture(scope="module", params=ALL, ids=name_of)
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, remotes: Remotes) -> Target:
+    """The same for tests that store nothing, which may share it."""
+    return fresh(request.param, tmp_path_factory.mktemp("untouched"), remotes)
 
 
 def read_all(target: Target, path: str) -> bytes:
@@ -174,13 +189,13 @@ def test_says_what_is_not_there(target: Target) -> None:
         "bot//x",
     ],
 )
-def test_refuses_names_outside_the_grammar(target: Target, path: str) -> None:
+def test_refuses_names_outside_the_grammar(untouched: Target, path: str) -> None:
     """Only paths of segments can be put, so nothing can be written outside the root or over the marker."""
     with pytest.raises(NameRefused):
-        target.put(path, [b""], 0, xxh3(b""))
+        untouched.put(path, [b""], 0, xxh3(b""))
     if path != "bot/s/date=2026-01-01/x.parquet":
         with pytest.raises(NameRefused):
-            target.read(path)
+            untouched.read(path)
 
 
 def test_sets_a_bad_copy_aside(target: Target) -> None:

@@ -1,5 +1,6 @@
 """Real remotes on loopback for tests: rclone's own servers for S3, WebDAV and SFTP, crypt over S3, and Samba."""
 
+import functools
 import os
 import subprocess
 from collections.abc import Callable
@@ -23,8 +24,9 @@ KEY, SECRET = "AKIDHOMETAPE00000001", "c2VjcmV0LW9mLWEtdGVzdA"
 USER, PASSWORD = "tape", "pass-word-of-a-test"
 
 
+@functools.cache
 def obscured(text: str) -> str:
-    """A password as rclone keeps it in its configuration."""
+    """A password as rclone keeps it in its configuration: one of many ways, which is as good as any."""
     done = subprocess.run([str(find_rclone()), "obscure", "-"], input=text.encode(), capture_output=True, check=True)
     return done.stdout.decode().strip()
 
