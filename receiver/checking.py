@@ -63,7 +63,7 @@ class Checker:
         self.targets = {target.id: target for target in targets}
         self.home = next(target for target in targets if target.place.home)
         self.clock = clock
-        self.bytes = HomeBytes(self.home)
+        self.bytes = HomeBytes(self.home, clock=clock)
         self._company = company
         self._closed = False
 

@@ -216,6 +216,7 @@ class Lane:
 
     async def _arrive(self) -> None:
         """Nothing is left to bring."""
+        self._setup.copier.bytes.let_go()
         if await self._call(self._level.arrive):
             self.wake(again=True)
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from receiver.targets.contract import Target
+from tape.clock import SYSTEM, Clock
 from tape.errors import HometapeError
 
 MOST = 64 * 2**20
+_WHILE = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -34,11 +36,13 @@ class _Shared:
 class HomeBytes:
     """Reads of the home archive, shared. Thread-safe; `most`: bytes held at a time."""
 
-    def __init__(self, home: Target, *, most: int = MOST) -> None:
+    def __init__(self, home: Target, *, most: int = MOST, clock: Clock = SYSTEM) -> None:
         self.most = most
         self.held = 0
         """Bytes held now."""
         self._home = home
+        self._clock = clock
+        self._touched = 0.0
         self._lock = threading.Condition()
         self._open: dict[str, _Shared] = {}
         self._blocks: OrderedDict[tuple[_Shared, int], bytes] = OrderedDict()
@@ -61,6 +65,16 @@ class HomeBytes:
             yield from self._from(path, given)
         finally:
             self._leave(shared)
+
+    def let_go(self) -> None:
+        """Drop what nobody came for in a while: some that were expected took the bytes from the files themselves."""
+        with self._lock:
+            if self._clock.monotonic() - self._touched < _WHILE:
+                return
+            for shared, number in [key for key in self._blocks if not key[0].readers]:
+                shared.kept.discard(number)
+                self.held -= len(self._blocks.pop((shared, number)))
+                self._close(shared)
 
     def _join(self, path: str, others: int) -> _Shared | None:
         with self._lock:
@@ -85,6 +99,7 @@ class HomeBytes:
     def _block(self, shared: _Shared, number: int) -> bytes | None:
         """A block: one that is held, or the next one, read here for all; None at the end."""
         with self._lock:
+            self._touched = self._clock.monotonic()
             while number == shared.read and shared.reading:
                 self._lock.wait()
             if number < shared.read:

@@ -34,11 +34,11 @@ from receiver.targets.inside import Ways, walk
 from receiver.targets.marker import check_marker, identity, write_readme
 from receiver.targets.medium import GONE_HINT, is_forbidden, is_gone, is_shaky, takes_writes
 from receiver.targets.mounts import own_mount
-from receiver.targets.reader import FEWEST, LARGEST, Reader
 from receiver.targets.reading_back import blocks_of, proof_of, read_back
 from receiver.targets.sums import SumsFiles, read_sums
 from receiver.targets.taking import SourceFault, from_source, too_large
 from receiver.targets.turns import TURNS
+from receiver.targets.worker import FEWEST, LARGEST, Worker
 from tape.digest import new_xxh3
 from tape.durable import DISK, WINDOWS, Disk, named
 from tape.errors import (
@@ -84,7 +84,7 @@ class DirectoryTarget(Target):
         self._protected = False
         self._lacks = 0  # bytes of the segment that did not fit
         self._instance = ""
-        self._reader = Reader(again=place.home)
+        self._worker = Worker(again=place.home)
 
     # -------------------------------------------------------------------------------------- writing
 
@@ -100,7 +100,9 @@ class DirectoryTarget(Target):
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
         self._lacks = 0
-        for number, parcel in TURNS.each(enumerate(parcels)):
+        written = self._write_apart(parcels, answers, ways)
+        staged += [(number, temp, self.root / parcels[number].path) for number, temp in written.items()]
+        for number, parcel in TURNS.each((n, parcel) for n, parcel in enumerate(parcels) if n not in written):
             if stop is not None or answers[number] is not None:
                 answers[number] = answers[number] or stop
                 continue
@@ -119,6 +121,31 @@ class DirectoryTarget(Target):
         except TargetAbsent as gone:  # what was written meanwhile does not count
             return [answer or gone for answer in answers]
         return answers
+
+    def _write_apart(
+        self, parcels: Sequence[Parcel], answers: Sequence[HometapeError | None], ways: Ways
+    ) -> dict[int, Path]:
+        """Temporary files, by number, of what the working process could write; it is asked only for many small ones."""
+        small = [
+            (number, parcel)
+            for number, parcel in enumerate(parcels)
+            if answers[number] is None and parcel.local is not None and _suits_worker(parcel, ways)
+        ]
+        if len(small) < FEWEST or type(self._disk) is not Disk:
+            return {}
+        root, folder = str(self.root), self.root / TEMP_FOLDER
+        temps = [self._disk.temp_path(folder) for _ in small]
+        done = self._worker.write(
+            [
+                (str(parcel.local), str(temp), f"{root}{os.sep}{parcel.path}", parcel.size, parcel.digest)
+                for (_, parcel), temp in zip(small, temps, strict=True)
+            ]
+        )
+        for temp, good in zip(temps, done, strict=True):
+            if not good:
+                with contextlib.suppress(DiskError):  # it may have died over it
+                    self._disk.remove(temp)
+        return {number: temp for (number, _), temp, good in zip(small, temps, done, strict=True) if good}
 
     def _temp(self) -> Path:
         """The folder for unfinished work. It alone is made in place, while the root is known to be there."""
@@ -271,12 +298,12 @@ class DirectoryTarget(Target):
         return [found[number] for number in range(len(parcels))]
 
     def _read_apart(self, parcels: Sequence[Parcel], ways: Ways) -> dict[int, Proof | HometapeError]:
-        """Proofs, by number, of what the reading process could read; it is asked only for many small files."""
-        small = [(number, parcel) for number, parcel in enumerate(parcels) if _suits_reader(parcel, ways)]
+        """Proofs, by number, of what the working process could read; it is asked only for many small files."""
+        small = [(number, parcel) for number, parcel in enumerate(parcels) if _suits_worker(parcel, ways)]
         if len(small) < FEWEST:
             return {}
         root = str(self.root)
-        answers = self._reader.read(
+        answers = self._worker.read(
             [(f"{root}{os.sep}{parcel.path}", parcel.size, _known(parcel)) for _, parcel in small]
         )
         return {
@@ -415,8 +442,8 @@ def _known(parcel: Parcel) -> str:
     return parcel.sha256 if parcel.fresh else ""
 
 
-def _suits_reader(parcel: Parcel, ways: Ways) -> bool:
-    """Whether the reading process may be asked for it: small, and inside the target."""
+def _suits_worker(parcel: Parcel, ways: Ways) -> bool:
+    """Whether the working process may be asked for it: small, and inside the target."""
     try:
         return parcel.size <= LARGEST and not ways.link(check_relative(parcel.path))
     except NameRefused:

@@ -1,6 +1,6 @@
 """Files of a folder at their lowest: opened without following links, their bytes taken from the medium, digested.
 
-Imports next to nothing, so that the child of `receiver.targets.reader` starts at once.
+Imports next to nothing, so that the child of `receiver.targets.worker` starts at once.
 """
 
 import contextlib
@@ -106,3 +106,16 @@ def digests(file: io.FileIO, known: str, *, again: bool, size: int, moved: Calla
     if not again:
         drop_pages(file.fileno())
     return (done, fast.hexdigest(), known) if known else (done, both.digest, both.sha256)
+
+
+def fill(file: io.FileIO, source: io.FileIO) -> tuple[int, str]:
+    """Write what a source holds, and have it begin to be written out; size and XXH3-128. Raises OSError."""
+    fast, done = new_xxh3(), 0
+    while count := source.readinto(_buffer.view):
+        block = _buffer.view[:count]
+        fast.update(block)
+        done += count
+        while block:
+            block = block[file.write(block) :]
+    drop_pages(file.fileno())
+    return done, fast.hexdigest()

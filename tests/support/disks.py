@@ -132,6 +132,10 @@ class LoopDisk:
         switch = Path("/sys/fs/ext4") / Path(self.device).name / "trigger_fs_error"
         switch.write_text("found by a test", encoding="utf-8", newline="")
 
+    def bytes_read(self) -> int:
+        """What its device has been asked for since it was plugged in."""
+        return 512 * int((Path("/sys/block") / Path(self.device).name / "stat").read_text(encoding="ascii").split()[2])
+
     def clone(self, image: Path) -> "LoopDisk":
         """A second disk with the same bytes, as `dd` makes it."""
         image.write_bytes(self.image.read_bytes())

@@ -8,6 +8,7 @@ import pytest
 from receiver.home_bytes import HomeBytes
 from receiver.targets.contract import Place
 from receiver.targets.memory import MemoryTarget
+from tape.clock import ManualClock
 from tape.errors import DiskError, NotFound
 from tests.support.parcels import segment_path
 
@@ -133,3 +134,26 @@ def test_who_gives_up_leaves_nothing_open() -> None:
         reader.close()  # type: ignore[attr-defined] # a generator
     assert shared.held == 0
     assert home.closed == len(home.opened)
+
+
+def test_what_nobody_comes_for_is_let_go() -> None:
+    """Those that took the bytes from the files themselves leave no memory held; who comes later reads anew."""
+    home, (name,) = disk()
+    clock = ManualClock()
+    shared = HomeBytes(home, clock=clock)
+    assert b"".join(shared.read(name, others=2)) == home.files[name]
+    reading = shared.read(name, others=2)
+    first = next(reading)
+    clock.advance(4)
+    shared.let_go()
+    held = shared.held
+    assert held > 0, "the others may come yet"
+    clock.advance(4)
+    shared.let_go()
+    assert shared.held == held, "somebody is at it"
+    assert first + b"".join(reading) == home.files[name]
+    clock.advance(8)
+    shared.let_go()
+    assert (shared.held, shared._open) == (0, {})
+    assert b"".join(shared.read(name, others=0)) == home.files[name]
+    assert home.opened == [name, name]

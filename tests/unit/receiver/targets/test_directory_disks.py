@@ -1,22 +1,25 @@
 """A target in a folder on real file systems that vanish, break, fill up and go read-only under it."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from receiver.targets.contract import MARKER, Condition, Parcel, Place
+from receiver.targets.contract import MARKER, Condition, Parcel, Place, Proof
 from receiver.targets.directory import ASIDE_FOLDER, TEMP_FOLDER, DirectoryTarget
 from receiver.targets.marker import prepare
 from receiver.targets.mounts import own_mount
 from tape.clock import ManualClock
 from tape.digest import xxh3
 from tape.durable import Disk
-from tape.errors import DiskError, DiskFull, HometapeError, TargetAbsent, TargetReadOnly
+from tape.errors import AlreadyThere, DiskError, DiskFull, HometapeError, TargetAbsent, TargetReadOnly
 from tape.names import SegmentName, SegmentPath
 from tests.support.disks import LINUX_ONLY, LoopDisk, plugged
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("disks"), LINUX_ONLY]
 KINDS = ["ext4", "xfs", "btrfs", "exfat", "ntfs"]
@@ -302,3 +305,74 @@ def test_a_file_that_fat_can_not_hold(tmp_path: Path, monkeypatch: pytest.Monkey
         assert answers[1] is not None
         assert "exFAT" in answers[1].hint
         assert target.limits.max_file == 4 * 2**30 - 1
+
+
+# ------------------------------------------------------------------- many small ones, by the working process
+
+
+def at_home(folder: Path, count: int, size: int) -> list[Parcel]:
+    """Parcels whose bytes lie in files of this machine, as those of the home archive do."""
+    found = []
+    for seq in range(count):
+        item = parcel(seq, bytes([seq % 256]) * size)
+        path = folder / item.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([seq % 256]) * size)
+        found.append(replace(item, local=path))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ext4", "exfat"])
+def test_many_small_ones_fill_a_disk(tmp_path: Path, kind: str) -> None:
+    """Those that fitted are whole, the rest says that the disk is full, and nothing lies beside them."""
+    with plugged(tmp_path, kind, size=24) as disk:
+        target = on(disk)
+        items = at_home(tmp_path / "home", 40, 2**20)
+        answers = target.put_many(items)
+        fitted = [item for item, answer in zip(items, answers, strict=True) if answer is None]
+        assert 10 < len(fitted) < 30
+        assert all(answer is None or isinstance(answer, DiskFull) for answer in answers)
+        assert stored(target.root) == {Path(item.path).name for item in fitted}
+        assert list((target.root / TEMP_FOLDER).iterdir()) == []
+        assert target.state().condition is Condition.FULL
+        proofs = target.verify_many(fitted)
+        assert [proof.digest for proof in proofs if isinstance(proof, Proof)] == [item.digest for item in fitted]
+
+
+@pytest.mark.parametrize("kind", ["ext4", "exfat"])
+def test_a_disk_pulled_while_many_small_ones_are_written(tmp_path: Path, kind: str) -> None:
+    """Nothing of that batch counts, nothing lands under the mount point, and it goes on afterwards."""
+    with plugged(tmp_path, kind, size=64) as disk:
+        target, where = on(disk), disk.where
+        assert where is not None
+        items = at_home(tmp_path / "home", 400, 2**16)
+        answers: list[HometapeError | None] = []
+        thread = threading.Thread(target=lambda: answers.extend(target.put_many(items)))
+        thread.start()
+        wait_until(lambda: target._worker._signs > 3, within=20, what="some to be written")
+        disk.pull()
+        thread.join(60)
+        assert all(isinstance(answer, TargetAbsent) for answer in answers), answers
+        assert len(answers) == 400
+        assert list(where.iterdir()) == []
+        disk.plug(where)
+        target.recover()
+        assert list((target.root / TEMP_FOLDER).iterdir()) == []
+        again = target.put_many(items)
+        assert all(answer is None or isinstance(answer, AlreadyThere) for answer in again)
+        assert {proof.digest for proof in target.verify_many(items) if isinstance(proof, Proof)} == {
+            item.digest for item in items
+        }
+
+
+def test_a_read_only_disk_takes_none_of_many_small_ones(tmp_path: Path) -> None:
+    """The state has its name and hint, whoever found it."""
+    with plugged(tmp_path) as disk:
+        target = on(disk)
+        items = at_home(tmp_path / "home", 40, 1000)
+        assert target.put_many(items[:20]) == [None] * 20
+        disk.remount("ro")
+        assert all(isinstance(answer, TargetReadOnly) for answer in target.put_many(items[20:]))
+        assert target.state().condition is Condition.READ_ONLY
+        disk.remount("rw")
+        assert target.put_many(items[20:]) == [None] * 20

@@ -1,13 +1,15 @@
-"""The reading process: it says what files hold; dead, hung or idle, it keeps no copy from its proof."""
+"""The working process: it writes files and says what they hold; dead, hung or idle, it keeps nobody from a copy."""
 
 import hashlib
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import pytest
@@ -15,14 +17,17 @@ import pytest
 from receiver.targets import files as files_read
 from receiver.targets import pulse, reading_back
 from receiver.targets.contract import READ_BACK, READ_BACK_FRESH, Parcel, Place, Proof
-from receiver.targets.directory import DirectoryTarget
+from receiver.targets.directory import TEMP_FOLDER, DirectoryTarget
 from receiver.targets.marker import prepare
-from receiver.targets.reader import FEWEST, LARGEST, Asked, Reader
+from receiver.targets.worker import FEWEST, LARGEST, Worker
+from receiver.targets.worker_child import ToRead, ToWrite
+from receiver.targets.wrappers_paced import Paced
 from receiver.targets.wrappers_timed import Timed
+from receiver.timetable import Timetable
 from tape.clock import SYSTEM
 from tape.digest import digests_of, xxh3
-from tape.durable import WINDOWS
-from tape.errors import DiskError, NotFound, TargetAbsent
+from tape.durable import WINDOWS, Disk
+from tape.errors import AlreadyThere, DigestMismatch, DiskError, NotFound, TargetAbsent
 from tests.support.parcels import parcel, segment_path
 from tests.support.waiting import wait_until
 
@@ -40,32 +45,32 @@ def files(folder: Path, count: int) -> list[Path]:
     return made
 
 
-def asked(paths: Sequence[Path], known: str = "") -> list[Asked]:
-    """As the reader is asked for them."""
+def asked(paths: Sequence[Path], known: str = "") -> list[ToRead]:
+    """As the worker is asked for them."""
     return [(str(path), path.stat().st_size, known) for path in paths]
 
 
-def child_of(reader: Reader) -> psutil.Process:
+def child_of(worker: Worker) -> psutil.Process:
     """Its process."""
-    assert reader._child is not None
-    return psutil.Process(reader._child._process.pid)
+    assert worker._child is not None
+    return psutil.Process(worker._child._process.pid)
 
 
 def test_what_it_says_is_what_they_hold(tmp_path: Path) -> None:
     """Size and both digests, in order; where the SHA-256 is known, it is given back, and a wrong size is seen."""
-    reader = Reader()
+    worker = Worker()
     paths = files(tmp_path, 40)
-    for path, found in zip(paths, reader.read(asked(paths)), strict=True):
+    for path, found in zip(paths, worker.read(asked(paths)), strict=True):
         both = digests_of(path)
         assert found == (both.size, both.digest, both.sha256)
-    for path, found in zip(paths, reader.read(asked(paths, "f" * 64)), strict=True):
+    for path, found in zip(paths, worker.read(asked(paths, "f" * 64)), strict=True):
         assert found == (path.stat().st_size, digests_of(path).digest, "f" * 64)
-    child = child_of(reader)
+    child = child_of(worker)
     for path in paths:
         path.write_bytes(path.read_bytes() + b"more")
-    again = reader.read([(str(path), path.stat().st_size - 4, "") for path in paths])
+    again = worker.read([(str(path), path.stat().st_size - 4, "") for path in paths])
     assert [found and found[0] for found in again] == [path.stat().st_size for path in paths]
-    assert child_of(reader) == child
+    assert child_of(worker) == child
     assert child.pid != os.getpid()
 
 
@@ -79,50 +84,50 @@ def test_what_it_cannot_read_is_left_to_the_caller(tmp_path: Path) -> None:
     paths[5].symlink_to(paths[6])
     paths[7].unlink()
     paths[7].mkdir()
-    found = Reader().read(wanted)
+    found = Worker().read(wanted)
     assert [number for number, answer in enumerate(found) if answer is None] == [3, 5, 7]
 
 
 @posix
 def test_killed_while_it_reads(tmp_path: Path) -> None:
     """What it had not said is None; the next batch has a process again."""
-    reader = Reader()
+    worker = Worker()
     paths = files(tmp_path, 120)
     wanted = asked(paths)
     paths[100].unlink()
     os.mkfifo(paths[100])  # opened some way ahead, where it hangs
     answers: list[object] = []
-    thread = threading.Thread(target=lambda: answers.extend(reader.read(wanted)))
+    thread = threading.Thread(target=lambda: answers.extend(worker.read(wanted)))
     thread.start()
-    wait_until(lambda: reader._signs == 2, within=10, what="two answers")
-    child = child_of(reader)
+    wait_until(lambda: worker._signs == 2, within=10, what="two answers")
+    child = child_of(worker)
     child.kill()
     thread.join(10)
     assert [number for number, answer in enumerate(answers) if answer is None] == list(range(32, 120))
-    assert reader.read(asked(paths[:20]))[4] == (148, xxh3(b"\4" * 148), hashlib.sha256(b"\4" * 148).hexdigest())
-    assert child_of(reader) != child
+    assert worker.read(asked(paths[:20]))[4] == (148, xxh3(b"\4" * 148), hashlib.sha256(b"\4" * 148).hexdigest())
+    assert child_of(worker) != child
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:
     """When nobody asks; the next batch starts it anew and is answered by it."""
-    reader = Reader(idle=0.2)
+    worker = Worker(idle=0.2)
     paths = files(tmp_path, 20)
-    first = reader.read(asked(paths))
-    child = child_of(reader)
+    first = worker.read(asked(paths))
+    child = child_of(worker)
     wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, within=10, what="it to end")
-    assert reader.read(asked(paths)) == first
-    assert child_of(reader) != child
+    assert worker.read(asked(paths)) == first
+    assert child_of(worker) != child
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """However that ends."""
     files(tmp_path, 20)
     program = (
-        "import os, sys; from pathlib import Path; from receiver.targets.reader import Reader\n"
-        "reader = Reader()\n"
-        f"found = reader.read([(str(path), 1, '') for path in Path({str(tmp_path)!r}).iterdir()])\n"
+        "import os, sys; from pathlib import Path; from receiver.targets.worker import Worker\n"
+        "worker = Worker()\n"
+        f"found = worker.read([(str(path), 1, '') for path in Path({str(tmp_path)!r}).iterdir()])\n"
         "assert None not in found\n"
-        "print(reader._child._process.pid, flush=True); os._exit(9)"
+        "print(worker._child._process.pid, flush=True); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 9
@@ -139,23 +144,23 @@ def _lives(number: int) -> bool:
 def test_it_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller reads for itself."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    assert Reader().read(asked(files(tmp_path, 20))) == [None] * 20
+    assert Worker().read(asked(files(tmp_path, 20))) == [None] * 20
 
 
 @posix
 def test_who_waits_for_another_batch_hears_that_it_moves(tmp_path: Path) -> None:
     """Signs of life reach those that wait for the process, too; while it hangs there are none."""
-    reader = Reader()
+    worker = Worker()
     paths = files(tmp_path, 200)
-    reader.read(asked(paths))
-    child = child_of(reader)
+    worker.read(asked(paths))
+    child = child_of(worker)
     child.suspend()
     found: list[list[object]] = []
     signs: list[int] = []
 
     def wait() -> None:
         with pulse.heard_by(lambda: signs.append(1)):
-            found.append([*reader.read(asked(paths))])
+            found.append([*worker.read(asked(paths))])
 
     threads = [threading.Thread(target=wait) for _ in range(2)]
     for thread in threads:
@@ -168,6 +173,41 @@ def test_who_waits_for_another_batch_hears_that_it_moves(tmp_path: Path) -> None
     assert len(signs) >= 2 * (200 // 16)
     assert found[0] == found[1]
     assert None not in found[0]
+
+
+def to_write(folder: Path, paths: Sequence[Path]) -> list[ToWrite]:
+    """As the worker is asked to write them into a folder."""
+    return [
+        (str(path), str(folder / f"temp-{path.name}"), str(folder / path.name), path.stat().st_size, _digest(path))
+        for path in paths
+    ]
+
+
+def _digest(path: Path) -> str:
+    return xxh3(path.read_bytes())
+
+
+@posix
+def test_what_it_writes_is_what_was_asked_for(tmp_path: Path) -> None:
+    """A temporary file each; none where one of the name is, where the source is gone, a link or something else."""
+    (tmp_path / "to").mkdir()
+    paths = files(tmp_path, 40)
+    wanted = to_write(tmp_path / "to", paths)
+    paths[3].unlink()
+    paths[5].write_bytes(b"something else")
+    paths[7].rename(tmp_path / "moved")
+    paths[7].symlink_to(tmp_path / "moved")
+    (tmp_path / "to" / paths[9].name).symlink_to("nowhere")
+    (tmp_path / "to" / f"temp-{paths[11].name}").write_bytes(b"somebody else's")
+    done = Worker().write(wanted)
+    assert [number for number, good in enumerate(done) if not good] == [3, 5, 7, 9, 11]
+    for number, (_, temp, final, size, digest) in enumerate(wanted):
+        if done[number]:
+            assert (Path(temp).stat().st_size, _digest(Path(temp))) == (size, digest)
+            assert not Path(final).exists()
+        elif number != 11:
+            assert not os.path.lexists(temp)
+    assert (tmp_path / "to" / f"temp-{paths[11].name}").read_bytes() == b"somebody else's"
 
 
 # -------------------------------------------------------------------------------------------- in a target
@@ -241,7 +281,7 @@ def test_a_disk_that_hangs_is_given_up(tmp_path: Path) -> None:
     where = target(tmp_path / "nas")
     made = stored(where, 40)
     good = where.verify_many(made)
-    child = child_of(where._reader)
+    child = child_of(where._worker)
     child.suspend()
     timed = Timed(where, 0.5)
     for _ in range(2):
@@ -256,14 +296,108 @@ def test_a_place_that_vanishes_meanwhile_proves_nothing(tmp_path: Path, monkeypa
     """What was read while another folder took the place's name does not count."""
     where = target(tmp_path / "nas")
     made = stored(where, 40)
-    read = where._reader.read
+    read = where._worker.read
 
-    def swapped(wanted: Sequence[Asked]) -> list[tuple[int, str, str] | None]:
+    def swapped(wanted: Sequence[ToRead]) -> list[tuple[int, str, str] | None]:
         answers = read(wanted)
         where.root.rename(tmp_path / "old")
         where.root.mkdir()
         return answers
 
-    monkeypatch.setattr(where._reader, "read", swapped)
+    monkeypatch.setattr(where._worker, "read", swapped)
     with pytest.raises((TargetAbsent, DiskError)):
         where.verify_many(made)
+
+
+def at_home(folder: Path, made: Sequence[Parcel]) -> list[Parcel]:
+    """The same parcels with files of their own to be taken from; their bytes may only be asked for where that fails."""
+    found = []
+    for item in made:
+        path = folder / item.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(item.read()))
+        found.append(replace(item, local=path, read=partial(_never, item.path)))
+    return found
+
+
+def _never(path: str) -> list[bytes]:
+    raise AssertionError(f"asked for {path}")
+
+
+def test_many_small_ones_are_written_by_it(tmp_path: Path) -> None:
+    """From the files of home, byte for byte, never over another one; nothing is left beside them."""
+    where = target(tmp_path / "nas")
+    made = [parcel(seq, bytes([seq % 256]) * (1 + seq * 100)) for seq in range(40)]
+    items = at_home(tmp_path / "home", made)
+    assert where.put_many(items) == [None] * 40
+    assert [(where.root / item.path).read_bytes() for item in items] == [b"".join(item.read()) for item in made]
+    assert where.verify_many(items) == [where.verify(item.path) for item in items]
+    assert list((where.root / TEMP_FOLDER).iterdir()) == []
+    assert all(isinstance(answer, AlreadyThere) for answer in where.put_many(items))
+    assert list((where.root / TEMP_FOLDER).iterdir()) == []
+
+
+def test_what_it_cannot_write_is_written_here(tmp_path: Path) -> None:
+    """A home file that is gone or bad is asked for as ever, and only it."""
+    where = target(tmp_path / "nas")
+    made = [parcel(seq, bytes([seq % 256]) * 1000) for seq in range(40)]
+    items = at_home(tmp_path / "home", made)
+    for number in (4, 6):
+        local = items[number].local
+        assert local is not None
+        local.write_bytes(b"damaged")
+        items[number] = replace(items[number], read=made[number].read)
+    items[6] = replace(items[6], read=lambda: [b"damaged"])
+    answers = where.put_many(items)
+    assert isinstance(answers[6], DigestMismatch)
+    assert [number for number, answer in enumerate(answers) if answer is not None] == [6]
+    assert list((where.root / TEMP_FOLDER).iterdir()) == []
+
+
+@posix
+def test_killed_while_it_writes(tmp_path: Path) -> None:
+    """What it had not written is written here; nothing half-written is seen or left."""
+    where = target(tmp_path / "nas")
+    made = [parcel(seq, bytes([seq % 256]) * 1000) for seq in range(120)]
+    items = [replace(item, read=full.read) for item, full in zip(at_home(tmp_path / "home", made), made, strict=True)]
+    pipe = items[100].local
+    assert pipe is not None
+    pipe.unlink()
+    os.mkfifo(pipe)  # where it hangs
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.extend(where.put_many(items)))
+    thread.start()
+    wait_until(lambda: where._worker._signs == 6, within=20, what="six answers")
+    child_of(where._worker).kill()
+    thread.join(30)
+    assert answers == [None] * 120
+    assert [(where.root / item.path).read_bytes() for item in items] == [b"".join(item.read()) for item in made]
+    assert list((where.root / TEMP_FOLDER).iterdir()) == []
+
+
+def test_a_rate_or_a_disk_of_its_own_is_kept(tmp_path: Path) -> None:
+    """What wants to see every byte on its way (a limit, a disk that is made to fail) sees it."""
+    prepare(tmp_path / "nas", "nas", clock=SYSTEM)
+
+    class Noted(Disk):
+        made = 0
+
+        def create(self, path: Path) -> BinaryIO:
+            self.made += 1
+            return super().create(path)
+
+    disk = Noted()
+    where = DirectoryTarget(Place("nas"), tmp_path / "nas", disk=disk)
+    made = [parcel(seq, bytes([seq % 256]) * 1000) for seq in range(40)]
+    items = [replace(item, read=full.read) for item, full in zip(at_home(tmp_path / "home", made), made, strict=True)]
+    assert where.put_many(items[:20]) == [None] * 20
+    assert disk.made >= 20
+    taken: list[str] = []
+    paced = Paced(DirectoryTarget(Place("nas"), tmp_path / "nas"), Timetable.parse("100M"))
+
+    def noted(item: Parcel) -> Iterator[bytes]:
+        taken.append(item.path)
+        yield from item.read()
+
+    assert paced.put_many([replace(item, read=partial(noted, item)) for item in items[20:]]) == [None] * 20
+    assert taken == [item.path for item in items[20:]]
