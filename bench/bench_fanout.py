@@ -26,6 +26,7 @@ import psutil
 
 from bench import catalogs
 from bench.fanout_child import NAMES
+from bench.installed import environment
 from receiver.catalog import Catalog
 from receiver.fanout import Fanout
 from receiver.model import Copy
@@ -108,8 +109,9 @@ def clear(folder: Path) -> None:
 
 def timed(argv: Sequence[str]) -> tuple[float, float]:
     """Run a program: seconds, and seconds of processor time with all it started."""
+    env = environment("bench.fanout_child")
     before, began = psutil.Process().cpu_times(), time.monotonic()
-    done = subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    done = subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
     took, after = time.monotonic() - began, psutil.Process().cpu_times()
     assert done.returncode == 0, done.stderr[-4000:].decode(errors="replace")
     used = after.children_user + after.children_system - before.children_user - before.children_system

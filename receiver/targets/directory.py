@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from receiver.targets import small
 from receiver.targets.contract import (
     Capabilities,
     Condition,
@@ -34,11 +35,11 @@ from receiver.targets.inside import Ways, walk
 from receiver.targets.marker import check_marker, identity, write_readme
 from receiver.targets.medium import GONE_HINT, is_forbidden, is_gone, is_shaky, takes_writes
 from receiver.targets.mounts import own_mount
-from receiver.targets.reading_back import blocks_of, proof_of, read_back
+from receiver.targets.reading_back import blocks_of, read_back
 from receiver.targets.sums import SumsFiles, read_sums
 from receiver.targets.taking import SourceFault, from_source, too_large
 from receiver.targets.turns import TURNS
-from receiver.targets.worker import FEWEST, LARGEST, Worker
+from receiver.targets.worker import Worker
 from tape.digest import new_xxh3
 from tape.durable import DISK, WINDOWS, Disk, named
 from tape.errors import (
@@ -94,14 +95,16 @@ class DirectoryTarget(Target):
             check_segment(parcel.path)
         before = self._present(), self._instance
         with self._mapped():
-            self._temp()
+            temp = self._temp()
         answers = [too_large(self, parcel) for parcel in parcels]
         ways = Ways(self.root)
         staged: list[tuple[int, Path, Path]] = []
         stop: HometapeError | None = None
         self._lacks = 0
-        written = self._write_apart(parcels, answers, ways)
-        staged += [(number, temp, self.root / parcels[number].path) for number, temp in written.items()]
+        plain = type(self._disk) is Disk  # another one wants to see every byte
+        left = {number: parcel for number, parcel in enumerate(parcels) if plain and answers[number] is None}
+        written = small.write(self._worker, self.root, left, ways, temp=lambda: self._disk.temp_path(temp))
+        staged += [(number, done, self.root / parcels[number].path) for number, done in written.items()]
         for number, parcel in TURNS.each((n, parcel) for n, parcel in enumerate(parcels) if n not in written):
             if stop is not None or answers[number] is not None:
                 answers[number] = answers[number] or stop
@@ -121,31 +124,6 @@ class DirectoryTarget(Target):
         except TargetAbsent as gone:  # what was written meanwhile does not count
             return [answer or gone for answer in answers]
         return answers
-
-    def _write_apart(
-        self, parcels: Sequence[Parcel], answers: Sequence[HometapeError | None], ways: Ways
-    ) -> dict[int, Path]:
-        """Temporary files, by number, of what the working process could write; it is asked only for many small ones."""
-        small = [
-            (number, parcel)
-            for number, parcel in enumerate(parcels)
-            if answers[number] is None and parcel.local is not None and _suits_worker(parcel, ways)
-        ]
-        if len(small) < FEWEST or type(self._disk) is not Disk:
-            return {}
-        root, folder = str(self.root), self.root / TEMP_FOLDER
-        temps = [self._disk.temp_path(folder) for _ in small]
-        done = self._worker.write(
-            [
-                (str(parcel.local), str(temp), f"{root}{os.sep}{parcel.path}", parcel.size, parcel.digest)
-                for (_, parcel), temp in zip(small, temps, strict=True)
-            ]
-        )
-        for temp, good in zip(temps, done, strict=True):
-            if not good:
-                with contextlib.suppress(DiskError):  # it may have died over it
-                    self._disk.remove(temp)
-        return {number: temp for (number, _), temp, good in zip(small, temps, done, strict=True) if good}
 
     def _temp(self) -> Path:
         """The folder for unfinished work. It alone is made in place, while the root is known to be there."""
@@ -283,7 +261,7 @@ class DirectoryTarget(Target):
         """See the contract. SHA-256 of what was put just now is not computed again: XXH3-128 shows its bytes."""
         before = self._present(), self._instance
         ways = Ways(self.root)
-        found = self._read_apart(parcels, ways)
+        found: dict[int, Proof | HometapeError] = {**small.read(self._worker, self.root, parcels, ways)}
         left = [(number, parcel) for number, parcel in enumerate(parcels) if number not in found]
         for (number, parcel), file in TURNS.each(
             opened_ahead(left, lambda item: self._opened(item[1].path, ways), _OneFile)
@@ -291,26 +269,11 @@ class DirectoryTarget(Target):
             try:
                 if not isinstance(file, io.FileIO):
                     raise file
-                found[number] = self._proof(file, _known(parcel), parcel.size)
+                found[number] = self._proof(file, small.known(parcel), parcel.size)
             except _OneFile as error:
                 found[number] = error
         self._still(before)
         return [found[number] for number in range(len(parcels))]
-
-    def _read_apart(self, parcels: Sequence[Parcel], ways: Ways) -> dict[int, Proof | HometapeError]:
-        """Proofs, by number, of what the working process could read; it is asked only for many small files."""
-        small = [(number, parcel) for number, parcel in enumerate(parcels) if _suits_worker(parcel, ways)]
-        if len(small) < FEWEST:
-            return {}
-        root = str(self.root)
-        answers = self._worker.read(
-            [(f"{root}{os.sep}{parcel.path}", parcel.size, _known(parcel)) for _, parcel in small]
-        )
-        return {
-            number: proof_of(answer, _known(parcel))
-            for (number, parcel), answer in zip(small, answers, strict=True)
-            if answer is not None
-        }
 
     def _proof(self, file: io.FileIO, known: str = "", size: int | None = None) -> Proof:
         with self._mapped(), file, named(Path(file.name), "reading"):
@@ -435,16 +398,3 @@ class DirectoryTarget(Target):
             if isinstance(error, DiskError):
                 raise
             raise DiskError(f"target {self.id}: {error.strerror or error}") from error
-
-
-def _known(parcel: Parcel) -> str:
-    """The SHA-256 that need not be computed again."""
-    return parcel.sha256 if parcel.fresh else ""
-
-
-def _suits_worker(parcel: Parcel, ways: Ways) -> bool:
-    """Whether the working process may be asked for it: small, and inside the target."""
-    try:
-        return parcel.size <= LARGEST and not ways.link(check_relative(parcel.path))
-    except NameRefused:
-        return False

@@ -5,6 +5,7 @@ It starts with the first batch and ends when nobody has asked for a while. What 
 it died, is `None`: the caller does that itself and finds out why. It holds nothing open between batches.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -23,15 +24,18 @@ from receiver.targets.files import Digests
 from receiver.targets.worker_child import READ, WRITE, ToRead, ToWrite
 from tape.log import get_logger
 
-FEWEST = 16
-"""A batch of fewer files is not worth a process."""
-LARGEST = 4 * 2**20
-"""Bytes of a file; larger ones spend their time outside of the interpreter anyway."""
 IDLE = 30.0
 """Seconds without a batch after which the process ends."""
 _PATIENCE = 0.25  # seconds between looks whether the batch before moves on
 _END = 0.5
 log = get_logger(__name__)
+_all: "weakref.WeakSet[Worker]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for worker in list(_all):
+        worker.close()
 
 
 class Worker:
@@ -43,6 +47,17 @@ class Worker:
         self._turn = threading.Lock()
         self._signs = 0
         self._child: _Child | None = None
+        _all.add(self)
+
+    def close(self) -> None:
+        """End the process, unless something hangs in it: then it sees the end of its input when this one ends."""
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._child is not None:
+                    self._child.end()
+                    self._child = None
+            finally:
+                self._turn.release()
 
     def read(self, files: Sequence[ToRead]) -> list[Digests | None]:
         """What each of the files holds; None for those that it could not read."""
@@ -100,9 +115,8 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
         )
-        self.end = weakref.finalize(self, _end, self._process)
-        """Let it go; its exit code, None if it hangs. At the exit of this process it sees the end of its input."""
-        self.end.atexit = False  # a thread that hangs with it may hold the pipes
+        self._forgotten = weakref.finalize(self, _end, self._process)
+        self._forgotten.atexit = False  # a thread that hangs with it may hold the pipes
 
     def ask(self, request: Sequence[Any]) -> bool:
         """Whether it could be told."""
@@ -119,6 +133,11 @@ class _Child:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         return list(json.loads(line)) if line.endswith(b"\n") else []
+
+    def end(self) -> int | None:
+        """Let it go; its exit code, None if it hangs."""
+        self._forgotten.detach()
+        return _end(self._process)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> int | None:

@@ -30,26 +30,27 @@ class _Sleeper(threading.Thread):
     def __init__(self, idle: float) -> None:
         super().__init__(daemon=True)
         self.idle = idle
+        self.asked = threading.Event()
         self.busy = False
-        self.since = time.monotonic()
 
     def run(self) -> None:
-        while self.busy or time.monotonic() - self.since < self.idle:
-            time.sleep(self.idle / 10)
+        while self.asked.wait(self.idle) or self.busy:
+            self.asked.clear()
         os._exit(0)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Answer until standard input ends, or nobody asks for so many seconds."""
     sleeper = _Sleeper(float(argv[1]))
     sleeper.start()
     for line in sys.stdin.buffer:
         sleeper.busy = True
+        sleeper.asked.set()
         word, again, files = json.loads(line)
         _say(read(files, again=again) if word == READ else map(written, files))
-        sleeper.since = time.monotonic()
+        sleeper.asked.set()
         sleeper.busy = False
-    return 0
+    os._exit(0)  # at once: somebody may wait for it
 
 
 def read(files: Iterable[ToRead], *, again: bool) -> Iterator[Digests | None]:
@@ -113,4 +114,4 @@ def _line(answers: Sequence[Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    main(sys.argv)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
@@ -16,14 +15,11 @@ from receiver.fanout_queue import Queue
 from receiver.model import Held
 from receiver.targets.contract import Capabilities, Condition, Limits, Parcel, Place, Proof, State, Target
 from receiver.targets.directory import DirectoryTarget
-from receiver.targets.files import drop_pages
 from receiver.targets.memory import MemoryTarget
 from receiver.targets.wrapping import Wrapper
 from tape.clock import SYSTEM
 from tape.errors import HometapeError, NotFound, TargetBusy
 from tests.support.archive import Archive, Mischief
-from tests.support.disks import LINUX_ONLY, plugged
-from tests.support.segments import finish
 from tests.support.waiting import wait_until_async
 
 QUICK = Pace(rescan=0.1, absent=0.05, plugged=0.05, refused=0.05, longest=0.1, grace=1.0)
@@ -174,7 +170,7 @@ async def test_draining_does_not_gather(archive: Archive) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every segment counts as a large one, which no working process writes."""
-    monkeypatch.setattr("receiver.targets.directory.LARGEST", -1)
+    monkeypatch.setattr("receiver.targets.small.LARGEST", -1)
 
 
 @pytest.mark.usefixtures("large")
@@ -191,37 +187,6 @@ async def test_home_is_read_once_for_all(archive: Archive) -> None:
     assert len(home.reads) == len(set(home.reads)) == 90
     for target in archive.others:
         archive.assert_complete(target.id)
-
-
-@LINUX_ONLY
-@pytest.mark.xdist_group("disks")
-async def test_its_disk_is_read_once_for_many_small_ones(tmp_path: Path) -> None:
-    """Each target's process reads the files of home, the disk of home gives each once, and once for its read-back."""
-    with plugged(tmp_path, size=64) as disk:
-        assert disk.where is not None
-        (disk.where / "home").mkdir()
-        (tmp_path / "site").mkdir()
-        (tmp_path / "site" / "home").symlink_to(disk.where / "home", target_is_directory=True)
-        archive = Archive(tmp_path / "site", names=("nas", "usb", "cloud"))
-        rng = random.Random(7)
-        segments = []
-        for _ in range(200):
-            made = finish(archive.maker.make().footer, rng.randbytes(2**16))
-            archive.maker.chain = made.chain
-            segments.append(made)
-        archive.take(segments)
-        archive.home.flush()
-        for file in (tmp_path / "site" / "home").rglob("*.parquet"):
-            with file.open("rb") as opened:
-                drop_pages(opened.fileno())
-        before = disk.bytes_read()
-        await Fanout(archive.catalog, archive.targets, clock=SYSTEM).drain()
-        size = sum(len(made.data) for made in segments)
-        assert size <= disk.bytes_read() - before < 2.5 * size
-        for target in archive.others:
-            assert target._worker._signs > 0
-            archive.assert_complete(target.id)
-        archive.catalog.close()
 
 
 @pytest.mark.usefixtures("large")

@@ -299,7 +299,7 @@ def test_many_are_read_back_as_they_are(
     target: DirectoryTarget, root: Path, monkeypatch: pytest.MonkeyPatch, fewest: int
 ) -> None:
     """More than are opened ahead: of any length, one gone, one longer and one shorter than it was; none stays open."""
-    monkeypatch.setattr("receiver.targets.directory.FEWEST", fewest)
+    monkeypatch.setattr("receiver.targets.small.FEWEST", fewest)
     sizes = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, *range(2, 160)]
     items = [parcel(seq, bytes([seq % 251]) * size) for seq, size in enumerate(sizes)]
     assert target.put_many(items) == [None] * len(items)

@@ -19,7 +19,8 @@ from receiver.targets import pulse, reading_back
 from receiver.targets.contract import READ_BACK, READ_BACK_FRESH, Parcel, Place, Proof
 from receiver.targets.directory import TEMP_FOLDER, DirectoryTarget
 from receiver.targets.marker import prepare
-from receiver.targets.worker import FEWEST, LARGEST, Worker
+from receiver.targets.small import FEWEST, LARGEST
+from receiver.targets.worker import Worker
 from receiver.targets.worker_child import ToRead, ToWrite
 from receiver.targets.wrappers_paced import Paced
 from receiver.targets.wrappers_timed import Timed
@@ -114,7 +115,7 @@ def test_it_ends_by_itself(tmp_path: Path) -> None:
     paths = files(tmp_path, 20)
     first = worker.read(asked(paths))
     child = child_of(worker)
-    wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, within=10, what="it to end")
+    wait_until(lambda: not _lives(child.pid), within=10, what="it to end")
     assert worker.read(asked(paths)) == first
     assert child_of(worker) != child
 
