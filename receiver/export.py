@@ -189,7 +189,7 @@ class Export:
         holes = [hole.text for hole in missing_segments(self._catalog, request.agent, request.stream, request.window)]
         newest = missing_newest(self._catalog, shelf.unmet, request.agent, request.stream, request.window)
         holes += [hole.text for hole in newest]
-        holes += self._shelf.damaged
+        holes += self._shelf.damaged_in(request.agent, request.stream)
         for plan in plans:
             for item in self._parts(plan):
                 if isinstance(item, Hole):

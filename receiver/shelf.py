@@ -30,10 +30,18 @@ _SUFFIX = ".parquet"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file that is named as a segment and can't be read, and why. `stream`: agent and stream that it lies among."""
+
+    text: str
+    stream: tuple[str, str] | None = None
+
+
 class Shelf:
     """Segments by stream, and their bytes from the first place that has them whole. Close it after use.
 
-    damaged: files that are named as segments and can't be read, each with the reason. unmet: segments that SHA256SUMS
+    damaged: files that are named as segments and can't be read. unmet: segments that SHA256SUMS
     names and nobody met: the newest of a stream leave no hole when they are gone.
     """
 
@@ -42,7 +50,7 @@ class Shelf:
         catalog: Catalog,
         places: Sequence[Place],
         *,
-        damaged: Sequence[str] = (),
+        damaged: Sequence[Damage] = (),
         unmet: Sequence[SegmentPath] = (),
     ) -> None:
         self.catalog = catalog
@@ -50,6 +58,10 @@ class Shelf:
         self.unmet = unmet
         self._places = places
         self._ahead: list[Ahead] = []
+
+    def damaged_in(self, agent: str, stream: str) -> list[str]:
+        """The damage that may concern a stream: that in its folders, and that of which nothing else is known."""
+        return [one.text for one in self.damaged if one.stream in (None, (agent, stream))]
 
     @contextlib.contextmanager
     def opened(self, held: Held) -> Iterator[Path]:
@@ -155,7 +167,7 @@ def shelf_from_folder(
     with contextlib.ExitStack() as stack:
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="hometape-", ignore_cleanup_errors=True))
         catalog = stack.enter_context(Catalog.open(Path(state), clock=clock))
-        damaged: list[str] = []
+        damaged: list[Damage] = []
         where = read_in(root, catalog, damaged, progress or (lambda _: None))
         if not where.count:
             raise NotFound(f"{root} holds no segments", hint="give the root of a target, or a folder below it")
@@ -174,18 +186,21 @@ class ReadIn:
     streams: dict[Path, SegmentPath] = field(default_factory=dict)
 
 
-def read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable[[int], None]) -> ReadIn:
+def read_in(root: Path, catalog: Catalog, damaged: list[Damage], progress: Callable[[int], None]) -> ReadIn:
     """Catalogue every segment below a folder by its footer. Raises ExportError where two claim the same identity."""
     done = ReadIn()
     group: dict[tuple[str, str, str, int], tuple[Path, NewSegment]] = {}
+    owners: dict[Path, tuple[str, str]] = {}
+    bad: list[tuple[Path, str]] = []
     for file in segment_files(root):
         done.count += 1
         try:
             new = _new_segment(file)
         except SegmentError as error:
-            damaged.append(str(error))
+            bad.append((file, str(error)))
             continue
         path = new.path
+        owners[_of_all_days(file)] = (path.agent, path.stream)
         key = (path.agent, path.stream, path.name.epoch, path.name.seq)
         held = catalog.find(*key)
         twin = group[key][1].path if key in group else held.path if held else None
@@ -205,8 +220,14 @@ def read_in(root: Path, catalog: Catalog, damaged: list[str], progress: Callable
             progress(done.count)
     if group:
         catalog.add([item for _, item in group.values()])
+    damaged += [Damage(text, owners.get(_of_all_days(file))) for file, text in bad]
     progress(done.count)
     return done
+
+
+def _of_all_days(file: Path) -> Path:
+    """The folder of the stream that a segment lies in."""
+    return file.parent.parent if file.parent.name.startswith("date=") else file.parent
 
 
 def unmet_of(catalog: Catalog, listed: Iterable[SegmentPath]) -> list[SegmentPath]:

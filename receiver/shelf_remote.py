@@ -14,7 +14,7 @@ from pathlib import Path
 from receiver.catalog import Catalog
 from receiver.placement import batches
 from receiver.settings import TargetSettings
-from receiver.shelf import Shelf, listed_in, read_in, unmet_of
+from receiver.shelf import Damage, Shelf, listed_in, read_in, unmet_of
 from receiver.shelf_ahead import MOST_BYTES, MOST_FILES
 from receiver.targets.contract import SUMS, Entry, is_own
 from receiver.targets.remote_list import Sorted
@@ -144,13 +144,13 @@ def shelf_from_remote(
         state = remote.scratch / "catalog"
         state.mkdir()
         with Catalog.open(state, clock=clock) as catalog:
-            damaged: list[str] = []
+            damaged: list[Damage] = []
             place = _AtRemote(remote)
             room, count = KEPT, 0
             for number, paths in enumerate(remote.batches(stream)):
                 folder = remote.scratch / f"batch-{number}"
                 found = remote.fetch(paths, folder)
-                damaged += [str(got) for got in found.values() if isinstance(got, HometapeError)]
+                damaged += [Damage(str(got)) for got in found.values() if isinstance(got, HometapeError)]
                 files = {path: got for path, got in found.items() if isinstance(got, Path)}
                 size = sum(file.stat().st_size for file in files.values())
                 place.called.update(_read(folder, catalog, damaged))
@@ -164,7 +164,7 @@ def shelf_from_remote(
             yield Shelf(catalog, [place], damaged=damaged, unmet=unmet_of(catalog, remote.listed(stream)))
 
 
-def _read(folder: Path, catalog: Catalog, damaged: list[str]) -> dict[str, str]:
+def _read(folder: Path, catalog: Catalog, damaged: list[Damage]) -> dict[str, str]:
     """Catalogue what was fetched; where those lie at the remote that are not where their footer says."""
     if not folder.is_dir():
         return {}

@@ -290,6 +290,24 @@ def test_a_bare_folder_with_a_damaged_file_says_so(feed: Feed, tmp_path: Path) -
         pass
 
 
+def test_damage_elsewhere_in_a_bare_folder_holds_up_nobody(feed: Feed, tmp_path: Path) -> None:
+    """A bad file among another stream's is that stream's; one that lies among none may be anybody's."""
+    bare = tmp_path / "usb"
+    paths = [put(bare, item) for item in feed.seal(TICKS, cuts=cut(TICKS, 3))]
+    others = [put(bare, item) for item in Feed(tmp_path / "spool2", stream="other").seal(JSON, cuts=cut(JSON, 3))]
+    others[1].write_bytes(b"bad")
+    for root in (bare, bare / "box"):
+        with shelf_from_folder(root) as found:
+            out = io.BytesIO()
+            Export(found, ASK).to_stream(out)
+            assert out.getvalue() == TICKS
+            with pytest.raises(ExportError, match=others[1].name):
+                Export(found, dataclasses.replace(ASK, stream="other")).to_stream(io.BytesIO())
+    (bare / paths[0].name).write_bytes(b"bad")
+    with shelf_from_folder(bare) as found, pytest.raises(ExportError, match=paths[0].name):
+        Export(found, ASK).to_stream(io.BytesIO())
+
+
 def test_the_newest_of_a_bare_folder_are_missed_by_their_sums(feed: Feed, tmp_path: Path) -> None:
     """They leave no hole when they are gone: what SHA256SUMS names and nobody met is missing, wherever the tree starts;
     not so in another stream, nor outside of the window.
