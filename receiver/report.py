@@ -40,7 +40,7 @@ from receiver.standing import Looked, observe
 from receiver.targets.contract import Target
 from tape.clock import Clock
 from tape.names import utc_day
-from tape.sayings import duration
+from tape.sayings import duration, plural
 
 ANSWER_WITHIN = 5.0
 GROWTH_DAYS = 14
@@ -218,11 +218,15 @@ def _about_streams(streams: Sequence[StreamReport], rules: Rules) -> Iterable[Re
             hint = "see `tape-agent status` on the server; quiet, or old, on purpose? see `live_age` in docs/policy.md"
             yield Reason(WARNING, text, hint)
         if one.missing_segments:
-            yield Reason(WARNING, f"{one.missing_segments} segments of {name} are missing between others", "")
+            verb = "is" if one.missing_segments == 1 else "are"
+            text = f"{plural(one.missing_segments, 'segment')} of {name} {verb} missing between others"
+            yield Reason(WARNING, text, "`tape-agent resync` on the server sends what it still has")
         if one.hole_bytes:
-            yield Reason(WARNING, f"{one.hole_bytes} bytes of files of {name} are in no segment held here", "")
+            text = f"{plural(one.hole_bytes, 'byte')} of files of {name} are in no segment held here"
+            yield Reason(WARNING, text, "")
         if one.refused:
-            yield Reason(WARNING, f"{one.refused} segments of {name} were refused", "see the quarantine")
+            verb = "was" if one.refused == 1 else "were"
+            yield Reason(WARNING, f"{plural(one.refused, 'segment')} of {name} {verb} refused", "see the quarantine")
 
 
 def _about_service(live: Mapping[str, Any]) -> Iterable[Reason]:

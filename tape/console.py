@@ -64,6 +64,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def nothing_known(text: str, hint: str, *, as_json: bool) -> NoReturn:
+    """Leave a `status` that has nothing to tell yet, with exit code 3; as JSON with the document that says so."""
+    if as_json:
+        print_json({"exit_code": UNKNOWN, "reasons": [{"level": UNKNOWN, "text": text, "hint": hint}]})
+    else:
+        err.print(text, markup=False)
+        err.print(f"hint: {hint}", markup=False)
+    raise Exit(UNKNOWN)
+
+
 def run_app(app: typer.Typer, name: str) -> NoReturn:
     """Run a typer application and leave with the exit code of docs/exit-codes.md."""
     for stream in (sys.stdout, sys.stderr):

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from agent.cli.options import ConfigOption, JsonOption, settings_from
 from tape.clock import SYSTEM
-from tape.console import UNKNOWN, err, out, print_json
+from tape.console import nothing_known, out, print_json
 from tape.errors import StoreLocked
 from tape.settings import show_size
 
@@ -32,9 +32,11 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
             finally:
                 outbox.close()
     if not facts:
-        err.print(f"nothing is known yet: {settings.state} holds no outbox of a running agent", markup=False)
-        err.print("hint: tape-agent run", markup=False)
-        raise typer.Exit(UNKNOWN)
+        nothing_known(
+            f"nothing is known yet: {settings.state} holds no outbox of a running agent",
+            hint="tape-agent run",
+            as_json=json,
+        )
     if json:
         print_json(facts)
     else:

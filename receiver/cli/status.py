@@ -9,7 +9,7 @@ import typer
 from receiver.cli.options import ConfigOption, JsonOption, settings_from
 from receiver.settings import ReceiverSettings
 from tape.clock import SYSTEM
-from tape.console import UNKNOWN, err, out
+from tape.console import nothing_known, out
 from tape.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def status(
         raise UsageError("SECONDS goes with --watch", hint="tape-receiver status --watch 5")
     settings = settings_from(config)
     if not (settings.state / "catalog.db").exists():
-        err.print(f"nothing is known yet: {settings.state} holds no catalog", markup=False)
-        err.print("hint: tape-receiver run", markup=False)
-        raise typer.Exit(UNKNOWN)
+        nothing_known(
+            f"nothing is known yet: {settings.state} holds no catalog", hint="tape-receiver run", as_json=json
+        )
     if watch:
         _watch(_reports(config, settings, seconds or EVERY), json=json)
         return

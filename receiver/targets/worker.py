@@ -115,6 +115,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
         )
+        threading.Thread(target=self._process.wait, name="worker-end", daemon=True).start()  # it ends by itself
         self._forgotten = weakref.finalize(self, _end, self._process)
         self._forgotten.atexit = False  # a thread that hangs with it may hold the pipes
 

@@ -11,7 +11,7 @@ from receiver.standing import Lack
 from receiver.targets.marker import prepare
 from tape.clock import SYSTEM
 from tests.support.homeside import HomeSide
-from tests.support.processes import Program, command
+from tests.support.processes import Program, command, run
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -108,6 +108,28 @@ def test_what_lacks_is_dated_by_the_service(side: HomeSide) -> None:
 
 
 def test_nothing_known_yet(tmp_path: Path) -> None:
-    """Before the service ever ran there is nothing to tell: exit 3."""
+    """Before the service ever ran there is nothing to tell: exit 3, and as JSON a document that says so."""
     with HomeSide(tmp_path) as fresh:
         assert "nothing is known yet" in fresh.command("status", codes=(3,)).err
+        told = json.loads(fresh.command("status", "--json", codes=(3,)).out)
+    assert told["exit_code"] == 3
+    assert [(reason["level"], reason["hint"]) for reason in told["reasons"]] == [(3, "tape-receiver run")]
+
+
+def test_nothing_known_yet_of_an_agent(tmp_path: Path) -> None:
+    """The same on the server."""
+    at = ["--config", str(tmp_path / "agent.toml")]
+    given = [
+        "--agent",
+        "box",
+        "--state",
+        str(tmp_path / "state"),
+        "--path",
+        str(tmp_path / "*.csv"),
+        "--host",
+        "localhost",
+    ]
+    run([*command("tape-agent"), "init", *at, *given], code=0)
+    assert "nothing is known yet" in run([*command("tape-agent"), "status", *at], code=3).err
+    told = json.loads(run([*command("tape-agent"), "status", "--json", *at], code=3).out)
+    assert [(reason["level"], reason["hint"]) for reason in told["reasons"]] == [(3, "tape-agent run")]

@@ -110,12 +110,12 @@ def test_killed_while_it_reads(tmp_path: Path) -> None:
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:
-    """When nobody asks; the next batch starts it anew and is answered by it."""
+    """When nobody asks, and nothing is left of it; the next batch starts it anew and is answered by it."""
     worker = Worker(idle=0.2)
     paths = files(tmp_path, 20)
     first = worker.read(asked(paths))
     child = child_of(worker)
-    wait_until(lambda: not _lives(child.pid), within=10, what="it to end")
+    wait_until(lambda: not psutil.pid_exists(child.pid), within=10, what="it to end")
     assert worker.read(asked(paths)) == first
     assert child_of(worker) != child
 
