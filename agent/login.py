@@ -23,7 +23,10 @@ def pinned(text: str) -> list[asyncssh.SSHKey]:
     try:
         keys = [asyncssh.import_public_key(part.strip()) for part in text.split(";") if part.strip()]
     except (asyncssh.KeyImportError, ValueError) as error:
-        raise ConfigError(f"receiver.host_key can't be read: {error}") from error
+        raise ConfigError(
+            f"receiver.host_key can't be read: {error}",
+            hint="set it to the line that `tape-receiver check` prints on the receiver",
+        ) from error
     if not keys:
         raise ConfigError(
             "receiver.host_key is empty: an unknown host is never trusted",

@@ -40,6 +40,7 @@ def init(
     """Write a configuration and make the agent's key."""
     from tape.keys import make_ssh_key, public_line
 
+    _check_keys(host_key, receipt_key)
     place = (config or default_config(NAME)).absolute()
     values = {
         "agent": quoted(agent),
@@ -72,3 +73,15 @@ def init(
             markup=False,
         )
     out.print(f"hint: tape-agent check --config {place}", markup=False)
+
+
+def _check_keys(host_key: str, receipt_key: str) -> None:
+    """Raises ConfigError where what was given is no key: a part of one, or one of another kind."""
+    if host_key:
+        from agent.login import pinned
+
+        pinned(host_key)
+    if receipt_key:
+        from tape.receipt import load_public
+
+        load_public(receipt_key)

@@ -9,6 +9,7 @@ from agent.cli import app as agent_app
 from agent.settings import AgentSettings
 from receiver.cli import app as receiver_app
 from receiver.settings import ReceiverSettings
+from tape.errors import ConfigError
 from tape.settings import load, options
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -48,3 +49,22 @@ def test_help_lists_every_option(app: object, model: type[AgentSettings]) -> Non
     for option in options(model):
         key = f"{option.table}.{option.key}" if option.table else option.key
         assert f"{key} (" in text, key
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--host-key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"),
+        ("--host-key", "hometape-receipt-key x"),
+        ("--receipt-key", "hometape-receipt-key AAAA"),
+        ("--receipt-key", KEY),
+    ],
+)
+def test_a_key_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, option: str, value: str) -> None:
+    """A key cut off in copying, or the other one of the two, is told at once, not when the agent can't log in."""
+    config = tmp_path / "agent.toml"
+    words = ["init", "--config", str(config), "--agent", "a", "--state", str(tmp_path / "state"), option, value]
+    with pytest.raises(ConfigError, match=f"receiver.{option[2:].replace('-', '_')} can't be read") as caught:
+        CliRunner().invoke(agent_app, words, standalone_mode=False, catch_exceptions=False)
+    assert "tape-receiver check" in caught.value.hint
+    assert not config.exists()
