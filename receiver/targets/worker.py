@@ -8,7 +8,6 @@ it died, is `None`: the caller does that itself and finds out why. It holds noth
 import atexit
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,12 +21,18 @@ import xxhash
 from receiver.targets import pulse
 from receiver.targets.files import Digests
 from receiver.targets.worker_child import READ, WRITE, ToRead, ToWrite
+from tape.clock import SYSTEM, Clock
 from tape.log import get_logger
 
 IDLE = 30.0
 """Seconds without a batch after which the process ends."""
+REST = 60.0
+"""Seconds without one after it had failed over a batch before it did any of it."""
 _PATIENCE = 0.25  # seconds between looks whether the batch before moves on
 _END = 0.5
+_PROGRAM = (  # whatever kind of Python it is: one with a `._pth` file takes no PYTHONPATH
+    "import sys; sys.path[:0] = sys.argv[2:]; from receiver.targets.worker_child import main; main(sys.argv)"
+)
 log = get_logger(__name__)
 _all: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
@@ -41,9 +46,11 @@ def _close_all() -> None:
 class Worker:
     """Thread-safe: one batch at a time, the others wait for it. `again`: the files are read again soon."""
 
-    def __init__(self, *, again: bool = False, idle: float = IDLE) -> None:
+    def __init__(self, *, again: bool = False, idle: float = IDLE, clock: Clock = SYSTEM) -> None:
         self._again = again
         self._idle = idle
+        self._clock = clock
+        self._resting_until = 0.0
         self._turn = threading.Lock()
         self._signs = 0
         self._child: _Child | None = None
@@ -81,11 +88,14 @@ class Worker:
 
     def _asked(self, request: Sequence[Any], count: int) -> list[Any]:
         found: list[Any] = []
+        if self._clock.monotonic() < self._resting_until:
+            return [None] * count
         for _ in range(2):  # it may just have ended for want of work
             try:
                 child = self._child = self._child or _Child(self._idle)
             except OSError as error:
                 log.warning("a working process can't be started", error=str(error))
+                self._rest()
                 break
             if child.ask(request):
                 while len(found) < count and (answers := child.answers()):
@@ -98,22 +108,25 @@ class Worker:
             code = child.end()
             if found or code != 0:
                 log.warning("a working process ended early", exit_code=code, done=len(found), of=count)
+                if not found:
+                    self._rest()
                 break
         return found + [None] * (count - len(found))
+
+    def _rest(self) -> None:
+        self._resting_until = self._clock.monotonic() + REST
 
 
 class _Child:
     """One life of the process. Raises OSError if it can't be started."""
 
     def __init__(self, idle: float) -> None:
-        needs = [str(Path(__file__).resolve().parents[2]), str(Path(xxhash.__file__).resolve().parents[1])]
-        path = os.pathsep.join([*needs, *filter(None, [os.environ.get("PYTHONPATH")])])
+        needs = [str(Path(file).resolve().parents[up]) for file, up in ((__file__, 2), (xxhash.__file__, 1))]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-S", "-m", "receiver.targets.worker_child", str(idle)],
+            [sys.executable, "-P", "-S", "-c", _PROGRAM, str(idle), *needs],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
         )
         threading.Thread(target=self._process.wait, name="worker-end", daemon=True).start()  # it ends by itself
         self._forgotten = weakref.finalize(self, _end, self._process)

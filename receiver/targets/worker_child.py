@@ -111,7 +111,3 @@ def _say(results: Iterable[Any]) -> None:
 def _line(answers: Sequence[Any]) -> None:
     sys.stdout.buffer.write(json.dumps(answers).encode("ascii") + b"\n")
     sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main(sys.argv)

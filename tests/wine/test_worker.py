@@ -45,7 +45,7 @@ print({type(answer).__name__ for answer in target.put_many(items)}, len(target.v
 
 
 def test_many_small_files_are_written_and_read_back_by_it(tmp_path: Path, winpy: WindowsPython) -> None:
-    """One process for both, nothing left open or lying about; killed, it is replaced."""
+    """One process for both, nothing left open or lying about; killed, it is missed by nobody."""
     out = winpy.run("-c", PROGRAM, windows_path(tmp_path), code=0).out.splitlines()
     assert [line for line in out if not line.startswith("wine:") and "a working process ended early" not in line] == [
         "{None}",

@@ -25,7 +25,7 @@ from receiver.targets.worker_child import ToRead, ToWrite
 from receiver.targets.wrappers_paced import Paced
 from receiver.targets.wrappers_timed import Timed
 from receiver.timetable import Timetable
-from tape.clock import SYSTEM
+from tape.clock import SYSTEM, ManualClock
 from tape.digest import digests_of, xxh3
 from tape.durable import WINDOWS, Disk
 from tape.errors import AlreadyThere, DigestMismatch, DiskError, NotFound, TargetAbsent
@@ -142,10 +142,19 @@ def _lives(number: int) -> bool:
         return False
 
 
+@posix
 def test_it_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller reads for itself."""
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    assert Worker().read(asked(files(tmp_path, 20))) == [None] * 20
+    """Or dies at once: the caller reads for itself, and it is tried again after a minute, not with every batch."""
+    paths = files(tmp_path, 20)
+    for there in ("/no/python", "/bin/false"):
+        clock = ManualClock()
+        worker = Worker(clock=clock)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", there)
+            assert worker.read(asked(paths)) == [None] * 20
+        assert worker.read(asked(paths)) == [None] * 20
+        clock.advance(61)
+        assert None not in worker.read(asked(paths))
 
 
 @posix
