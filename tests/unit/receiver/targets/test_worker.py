@@ -32,7 +32,7 @@ from tape.errors import AlreadyThere, DigestMismatch, DiskError, NotFound, Targe
 from tests.support.parcels import parcel, segment_path
 from tests.support.waiting import wait_until
 
-posix = pytest.mark.skipif(WINDOWS, reason="named pipes and links")
+posix = pytest.mark.skipif(WINDOWS, reason="named pipes, links, stopped processes: not on Windows")
 
 
 def files(folder: Path, count: int) -> list[Path]:
