@@ -108,10 +108,12 @@ def digests(file: io.FileIO, known: str, *, again: bool, size: int, moved: Calla
     return (done, fast.hexdigest(), known) if known else (done, both.digest, both.sha256)
 
 
-def fill(file: io.FileIO, source: io.FileIO) -> tuple[int, str]:
-    """Write what a source holds, and have it begin to be written out; size and XXH3-128. Raises OSError."""
+def fill(file: io.FileIO, source: io.FileIO, most: int) -> tuple[int, str]:
+    """Write what a source holds, and have it begin to be written out; size and XXH3-128. It ends soon after so many
+    bytes, for a source that gives more is a wrong one. Raises OSError.
+    """
     fast, done = new_xxh3(), 0
-    while count := source.readinto(_buffer.view):
+    while done <= most and (count := source.readinto(_buffer.view)):
         block = _buffer.view[:count]
         fast.update(block)
         done += count

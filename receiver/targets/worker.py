@@ -22,6 +22,7 @@ from receiver.targets import pulse
 from receiver.targets.files import Digests
 from receiver.targets.worker_child import READ, WRITE, ToRead, ToWrite
 from tape.clock import SYSTEM, Clock
+from tape.durable import WINDOWS
 from tape.log import get_logger
 
 IDLE = 30.0
@@ -97,11 +98,16 @@ class Worker:
                 log.warning("a working process can't be started", error=str(error))
                 self._rest()
                 break
-            if child.ask(request):
-                while len(found) < count and (answers := child.answers()):
-                    found += answers
-                    self._signs += 1
-                    pulse.moved()
+            try:
+                if child.ask(request):
+                    while len(found) < count and (answers := child.answers()):
+                        found += answers
+                        self._signs += 1
+                        pulse.moved()
+            except BaseException:  # answers that nobody took would count for the next batch
+                self._child = None
+                child.end()
+                raise
             if len(found) == count:
                 return found
             self._child = None
@@ -123,12 +129,15 @@ class _Child:
     def __init__(self, idle: float) -> None:
         needs = [str(Path(file).resolve().parents[up]) for file, up in ((__file__, 2), (xxhash.__file__, 1))]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-S", "-c", _PROGRAM, str(idle), *needs],
+            [sys.executable or "", "-P", "-S", "-c", _PROGRAM, str(idle), *needs],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=not WINDOWS,  # an interrupt at the terminal is for the service, which stops in order
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        threading.Thread(target=self._process.wait, name="worker-end", daemon=True).start()  # it ends by itself
+        with contextlib.suppress(RuntimeError):  # no more threads: then somebody waits for it when it is asked again
+            threading.Thread(target=self._process.wait, name="worker-end", daemon=True).start()  # it ends by itself
         self._forgotten = weakref.finalize(self, _end, self._process)
         self._forgotten.atexit = False  # a thread that hangs with it may hold the pipes
 
@@ -143,10 +152,13 @@ class _Child:
         return True
 
     def answers(self) -> list[Any]:
-        """The next of them; none when it is gone."""
+        """The next of them; none when it is gone, or somebody else."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        return list(json.loads(line)) if line.endswith(b"\n") else []
+        try:
+            return list(json.loads(line)) if line.endswith(b"\n") else []
+        except ValueError:  # not from our program
+            return []
 
     def end(self) -> int | None:
         """Let it go; its exit code, None if it hangs."""

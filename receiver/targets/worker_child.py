@@ -22,6 +22,7 @@ ToWrite = tuple[str, str, str, int, str]
 """A file: its source, a temporary path, the final one, where none may be yet, size in bytes, XXH3-128."""
 
 _TOGETHER, _SOON = 16, 0.25  # files to an answer; seconds after which fewer will do
+_MORE = 4 * 2**20  # bytes that a file may have more than it should
 
 
 class _Sleeper(threading.Thread):
@@ -54,12 +55,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def read(files: Iterable[ToRead], *, again: bool) -> Iterator[Digests | None]:
-    """What each holds; None for one that can't be read."""
+    """What each holds; None for one that can't be read, or is so long that somebody should hear of each block."""
     for (_, size, known), file in opened_ahead(files, _opened, (OSError,)):
         found = None
         if isinstance(file, io.FileIO):
             with contextlib.suppress(OSError), file:
-                found = digests(file, known, again=again, size=size, moved=_nothing)
+                if os.fstat(file.fileno()).st_size <= size + _MORE:
+                    found = digests(file, known, again=again, size=size, moved=_nothing)
         yield found
 
 
@@ -80,7 +82,7 @@ def written(asked: ToWrite) -> bool:
         if os.path.lexists(final):
             return False
         with _plain(source) as given, io.FileIO(temp, "x+b") as file:
-            good = fill(file, given) == (size, digest)
+            good = fill(file, given, size) == (size, digest)
     except FileExistsError:
         return False
     except OSError:

@@ -89,6 +89,20 @@ def test_what_it_cannot_read_is_left_to_the_caller(tmp_path: Path) -> None:
     assert [number for number, answer in enumerate(found) if answer is None] == [3, 5, 7]
 
 
+def test_a_file_that_is_far_too_long_is_left_to_the_caller(tmp_path: Path) -> None:
+    """Who waits hears of each of its blocks there; here it would be silence, however fast it is read."""
+    paths = files(tmp_path, 20)
+    wanted = asked(paths)
+    with paths[3].open("r+b") as file:
+        file.truncate(2**40)
+    with paths[5].open("r+b") as file:
+        file.truncate(2**20)
+    found = Worker().read(wanted)
+    assert [number for number, answer in enumerate(found) if answer is None] == [3]
+    assert found[5] is not None
+    assert found[5][0] == 2**20
+
+
 @posix
 def test_killed_while_it_reads(tmp_path: Path) -> None:
     """What it had not said is None; the next batch has a process again."""
@@ -157,6 +171,68 @@ def test_it_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert None not in worker.read(asked(paths))
 
 
+def test_who_gave_up_a_batch_leaves_no_answers_to_the_next(tmp_path: Path) -> None:
+    """An interrupt, or whatever else ends the wait: its answers are nobody's, and its process ends."""
+    worker = Worker()
+    paths = files(tmp_path, 200)
+    good = worker.read(asked(paths))
+    child = child_of(worker)
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    with pulse.heard_by(give_up), pytest.raises(KeyboardInterrupt):
+        worker.read(asked(paths))
+    assert worker.read(asked(paths[::-1])) == good[::-1]
+    wait_until(lambda: not _lives(child.pid), within=10, what="it to end")
+
+
+@posix
+def test_what_is_no_answer_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of that name that says something else, or no name at all: the caller reads for itself."""
+    paths = files(tmp_path, 20)
+    (tmp_path / "python").write_text("#!/bin/sh\necho hello\n", encoding="utf-8", newline="\n")
+    (tmp_path / "python").chmod(0o755)
+    for there in (str(tmp_path / "python"), None):
+        monkeypatch.setattr(sys, "executable", there)
+        assert Worker().read(asked(paths)) == [None] * 20
+
+
+def test_it_does_without_a_thread_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the service may have no more of them."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker = Worker(idle=0.2)
+    paths = files(tmp_path, 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        assert None not in worker.read(asked(paths))
+        child = child_of(worker)
+        wait_until(lambda: not _lives(child.pid), within=10, what="it to end")
+        assert None not in worker.read(asked(paths))
+    assert not psutil.pid_exists(child.pid)
+
+
+@posix
+def test_an_interrupt_at_the_terminal_is_not_for_it(tmp_path: Path) -> None:
+    """The service stops in order: a batch that is under way is not done twice for it, and nothing is said of it."""
+    paths = files(tmp_path, 40)
+    program = (
+        "import os, signal, sys; from pathlib import Path; from receiver.targets.worker import Worker\n"
+        "signal.signal(signal.SIGINT, lambda *_: None); worker = Worker()\n"
+        "wanted = [(path, 1, '') for path in sys.argv[1:]]\n"
+        "first = worker.read(wanted); child = worker._child._process.pid; os.killpg(0, signal.SIGINT)\n"
+        "assert worker.read(wanted) == first and None not in first and worker._child._process.pid == child"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True, check=False,
+        start_new_session=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 @posix
 def test_who_waits_for_another_batch_hears_that_it_moves(tmp_path: Path) -> None:
     """Signs of life reach those that wait for the process, too; while it hangs there are none."""
@@ -218,6 +294,18 @@ def test_what_it_writes_is_what_was_asked_for(tmp_path: Path) -> None:
         elif number != 11:
             assert not os.path.lexists(temp)
     assert (tmp_path / "to" / f"temp-{paths[11].name}").read_bytes() == b"somebody else's"
+
+
+def test_a_source_that_is_far_too_long_fills_no_disk(tmp_path: Path) -> None:
+    """It is left after a little more than was asked for."""
+    (tmp_path / "to").mkdir()
+    paths = files(tmp_path, 20)
+    wanted = to_write(tmp_path / "to", paths)
+    with paths[3].open("r+b") as file:
+        file.truncate(2**40)
+    done = Worker().write(wanted)
+    assert [number for number, good in enumerate(done) if not good] == [3]
+    assert not (tmp_path / "to" / f"temp-{paths[3].name}").exists()
 
 
 # -------------------------------------------------------------------------------------------- in a target
