@@ -4,6 +4,7 @@ Imports next to nothing, so that the child of `receiver.targets.worker` starts a
 """
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -21,6 +22,7 @@ Digests = tuple[int, str, str]
 
 _JUNCTION = 0xA0000003  # Windows: a folder that is another one
 _NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
 _AHEAD = 16 * 2**20
 _OPEN = 64
 
@@ -45,8 +47,29 @@ def is_link(path: str | os.PathLike[str]) -> bool:
 
 
 def not_following(path: str, flags: int) -> int:
-    """An opener that refuses a link: OSError ELOOP. Where the system can't, is_link says it before."""
-    return os.open(path, flags | _NO_FOLLOW)
+    """An opener that refuses a link, a named pipe, a device or a socket: OSError ELOOP, and it waits for none of them.
+
+    Where the system can't refuse a link, is_link says it before.
+    """
+    try:
+        number = os.open(path, flags | _NO_FOLLOW | _NO_WAIT)
+    except BlockingIOError:  # another machine holds it by way of a file server of this one, which has to ask it
+        return os.open(path, flags | _NO_FOLLOW)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise _no_file(path) from error
+        raise
+    if _NO_WAIT:
+        mode = os.fstat(number).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused as such
+            os.close(number)
+            raise _no_file(path)
+        os.set_blocking(number, True)
+    return number
+
+
+def _no_file(path: str) -> OSError:
+    return OSError(errno.ELOOP, "no plain file", path)
 
 
 def drop_pages(number: int) -> None:

@@ -1,7 +1,10 @@
 """The working process: it writes files and says what they hold; dead, hung or idle, it keeps nobody from a copy."""
 
+import contextlib
 import hashlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +35,7 @@ from tape.errors import AlreadyThere, DigestMismatch, DiskError, NotFound, Targe
 from tests.support.parcels import parcel, segment_path
 from tests.support.waiting import wait_until
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="leases of files: only there")
 posix = pytest.mark.skipif(WINDOWS, reason="named pipes, links, stopped processes: not on Windows")
 
 
@@ -49,6 +53,20 @@ def files(folder: Path, count: int) -> list[Path]:
 def asked(paths: Sequence[Path], known: str = "") -> list[ToRead]:
     """As the worker is asked for them."""
     return [(str(path), path.stat().st_size, known) for path in paths]
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """A file that nobody can open meanwhile: who tries hangs."""
+    import fcntl
+
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with path.open("r+b") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            yield
+    finally:
+        signal.signal(signal.SIGIO, before)
 
 
 def child_of(worker: Worker) -> psutil.Process:
@@ -103,21 +121,20 @@ def test_a_file_that_is_far_too_long_is_left_to_the_caller(tmp_path: Path) -> No
     assert found[5][0] == 2**20
 
 
-@posix
+@linux
 def test_killed_while_it_reads(tmp_path: Path) -> None:
     """What it had not said is None; the next batch has a process again."""
     worker = Worker()
     paths = files(tmp_path, 120)
     wanted = asked(paths)
-    paths[100].unlink()
-    os.mkfifo(paths[100])  # opened some way ahead, where it hangs
     answers: list[object] = []
     thread = threading.Thread(target=lambda: answers.extend(worker.read(wanted)))
-    thread.start()
-    wait_until(lambda: worker._signs == 2, within=10, what="two answers")
-    child = child_of(worker)
-    child.kill()
-    thread.join(10)
+    with held(paths[100]):  # opened some way ahead, where it hangs
+        thread.start()
+        wait_until(lambda: worker._signs == 2, within=10, what="two answers")
+        child = child_of(worker)
+        child.kill()
+        thread.join(10)
     assert [number for number, answer in enumerate(answers) if answer is None] == list(range(32, 120))
     assert worker.read(asked(paths[:20]))[4] == (148, xxh3(b"\4" * 148), hashlib.sha256(b"\4" * 148).hexdigest())
     assert child_of(worker) != child
@@ -374,6 +391,31 @@ def test_what_is_wrong_is_told_as_ever(tmp_path: Path) -> None:
 
 
 @posix
+@pytest.mark.parametrize("count", [3, 40])
+def test_what_is_no_plain_file_hangs_nobody(tmp_path: Path, count: int) -> None:
+    """A named pipe or a socket in place of a copy is no copy, in place of a home file it is asked for as ever."""
+    where = target(tmp_path / "nas")
+    made = [parcel(seq, bytes([seq]) * 1000) for seq in range(count)]
+    items = [replace(item, read=full.read) for item, full in zip(at_home(tmp_path / "home", made), made, strict=True)]
+    source = items[1].local
+    assert source is not None
+    source.unlink()
+    os.mkfifo(source)
+    timed = Timed(where, 10)
+    assert timed.put_many(items) == [None] * count
+    (where.root / items[1].path).unlink()
+    os.mkfifo(where.root / items[1].path)
+    (where.root / items[2].path).unlink()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        (tmp_path / "s").rename(where.root / items[2].path)
+        answers = timed.verify_many(items)
+    assert [number for number, answer in enumerate(answers) if not isinstance(answer, Proof)] == [1, 2]
+    assert isinstance(answers[1], NotFound)
+    assert isinstance(answers[2], NotFound)
+
+
+@posix
 def test_a_disk_that_hangs_is_given_up(tmp_path: Path) -> None:
     """The process hangs in it: the step around the target is given up as for a thread that hangs, and comes back."""
     where = target(tmp_path / "nas")
@@ -452,22 +494,21 @@ def test_what_it_cannot_write_is_written_here(tmp_path: Path) -> None:
     assert list((where.root / TEMP_FOLDER).iterdir()) == []
 
 
-@posix
+@linux
 def test_killed_while_it_writes(tmp_path: Path) -> None:
     """What it had not written is written here; nothing half-written is seen or left."""
     where = target(tmp_path / "nas")
     made = [parcel(seq, bytes([seq % 256]) * 1000) for seq in range(120)]
     items = [replace(item, read=full.read) for item, full in zip(at_home(tmp_path / "home", made), made, strict=True)]
-    pipe = items[100].local
-    assert pipe is not None
-    pipe.unlink()
-    os.mkfifo(pipe)  # where it hangs
+    source = items[100].local
+    assert source is not None
     answers: list[object] = []
     thread = threading.Thread(target=lambda: answers.extend(where.put_many(items)))
-    thread.start()
-    wait_until(lambda: where._worker._signs == 6, within=20, what="six answers")
-    child_of(where._worker).kill()
-    thread.join(30)
+    with held(source):  # where it hangs
+        thread.start()
+        wait_until(lambda: where._worker._signs == 6, within=20, what="six answers")
+        child_of(where._worker).kill()
+        thread.join(30)
     assert answers == [None] * 120
     assert [(where.root / item.path).read_bytes() for item in items] == [b"".join(item.read()) for item in made]
     assert list((where.root / TEMP_FOLDER).iterdir()) == []
