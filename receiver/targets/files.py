@@ -92,17 +92,23 @@ def opened_ahead(
 ) -> Iterator[tuple[T, io.FileIO | Exception]]:
     """Items with their files, opened some way ahead and the medium asked for them: it fetches the next ones meanwhile.
 
-    Who takes a file closes it. One that can't be opened is given as its error, if that is among `failures`.
+    Not so far where no more may be open. Who takes a file closes it, before it asks for the next. One that can't be
+    opened is given as its error, if that is among `failures`.
     """
     ahead: deque[tuple[T, io.FileIO | Exception]] = deque()
     try:
         for item in items:
-            try:
-                file = opening(item)
-                ask_medium(file.fileno())
-                ahead.append((item, file))
-            except failures as error:
-                ahead.append((item, error))
+            while True:
+                try:
+                    file = opening(item)
+                    ask_medium(file.fileno())
+                    ahead.append((item, file))
+                except failures as error:
+                    if ahead and _too_many(error):
+                        yield ahead.popleft()
+                        continue
+                    ahead.append((item, error))
+                break
             if len(ahead) >= _OPEN:
                 yield ahead.popleft()
         while ahead:
@@ -111,6 +117,11 @@ def opened_ahead(
         for _, left in ahead:
             if isinstance(left, io.FileIO):
                 left.close()
+
+
+def _too_many(error: Exception) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE}
 
 
 def digests(file: io.FileIO, known: str, *, again: bool, size: int, moved: Callable[[], None]) -> Digests:

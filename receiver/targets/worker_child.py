@@ -26,16 +26,17 @@ _MORE = 4 * 2**20  # bytes that a file may have more than it should
 
 
 class _Sleeper(threading.Thread):
-    """Ends the process when nobody has asked for so many seconds."""
+    """Ends the process when nobody has asked for so many seconds, or is there to be answered, whatever it hangs in."""
 
     def __init__(self, idle: float) -> None:
         super().__init__(daemon=True)
         self.idle = idle
         self.asked = threading.Event()
         self.busy = False
+        self.parent = os.getppid()  # Windows: it never changes
 
     def run(self) -> None:
-        while self.asked.wait(self.idle) or self.busy:
+        while self.asked.wait(self.idle) or (self.busy and os.getppid() == self.parent):
             self.asked.clear()
         os._exit(0)
 

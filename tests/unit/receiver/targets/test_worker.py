@@ -166,6 +166,24 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     wait_until(lambda: not _lives(int(done.stdout)), within=10, what="it to end")
 
 
+@linux
+def test_it_ends_with_its_parent_even_if_it_hangs(tmp_path: Path) -> None:
+    """Nobody is there to be answered: it waits no longer than it would for work."""
+    paths = files(tmp_path, 20)
+    program = (
+        "import os, sys, threading, time; from receiver.targets.worker import Worker\n"
+        "worker = Worker(idle=0.5); wanted = [(path, 1, '') for path in sys.argv[1:]]\n"
+        "threading.Thread(target=worker.read, args=[wanted], daemon=True).start(); time.sleep(1)\n"
+        "print(worker._child._process.pid, flush=True); os._exit(9)"
+    )
+    with held(paths[10]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, paths)], stdout=subprocess.PIPE, text=True, check=False
+        )
+        assert done.returncode == 9
+        wait_until(lambda: not _lives(int(done.stdout)), within=10, what="it to end")
+
+
 def _lives(number: int) -> bool:
     try:
         return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
@@ -413,6 +431,33 @@ def test_what_is_no_plain_file_hangs_nobody(tmp_path: Path, count: int) -> None:
     assert [number for number, answer in enumerate(answers) if not isinstance(answer, Proof)] == [1, 2]
     assert isinstance(answers[1], NotFound)
     assert isinstance(answers[2], NotFound)
+
+
+@linux
+def test_few_files_may_be_open(tmp_path: Path) -> None:
+    """As many are opened ahead as may be: a copy is not taken for one that can't be read."""
+    import resource
+
+    where = target(tmp_path / "nas")
+    made = stored(where, 120)
+    program = (
+        "import io, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))\n"
+        "from receiver.targets.files import opened_ahead; from receiver.targets.worker import Worker\n"
+        "paths = sys.argv[1:]; assert None not in Worker().read([(path, 1000, '') for path in paths])\n"
+        "for path, file in opened_ahead(paths, lambda path: io.FileIO(path), (OSError,)):\n"
+        "    assert file.name == path and len(file.read()) == 1000; file.close()"
+    )
+    paths = [str(where.root / item.path) for item in made]
+    done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 8, limit[1]))
+    try:
+        few = [proof for start in range(0, 120, 15) for proof in where.verify_many(made[start : start + 15])]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert all(isinstance(proof, Proof) for proof in few)
 
 
 @posix
