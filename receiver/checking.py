@@ -5,6 +5,7 @@ digests are the segment's. What fails that no longer counts, is told as an incid
 """
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from tape.log import get_logger
 BAD_COPY = "copy"
 FAULTS = (TargetError, DiskFull, SyncFailed)
 """What is no copy's fault: the target itself has to wait."""
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what this process may not have says nothing of a copy
 log = get_logger(__name__)
 
 
@@ -169,6 +171,8 @@ def judged(held: Held, answer: Proof | HometapeError) -> Checked:
     if isinstance(answer, FAULTS):
         return Checked(fault=answer)
     if isinstance(answer, DiskError):
+        if isinstance(answer.__cause__, OSError) and answer.__cause__.errno in _OURS:
+            return Checked(fault=TargetError(str(answer), hint="let the service have more open files or memory"))
         return Checked(why=f"the file can't be read: {answer}")
     if isinstance(answer, HometapeError):
         return Checked(why=str(answer))
