@@ -1,8 +1,9 @@
 """Fan-out: a home archive to three local targets, verified, beside three times `rclone copy` and `rclone check`.
 
 Ours is a whole process: interpreter, catalog, `Fanout.drain` over targets as settings make them; every copy is
-fsynced and read back from its medium, the home archive too. rclone neither fsyncs nor gets past the page cache. Both
-start from the same files in the same run. Then: resident memory while a target that is a million segments behind
+fsynced and read back from its medium. The home archive was read back before, as it is when segments have arrived;
+`--home` leaves that to the fan-out as well. rclone neither fsyncs nor gets past the page cache. Both start from the
+same files in the same run. Then: resident memory while a target that is a million segments behind
 catches up, with home and target made of nothing, so that only the fan-out itself is measured.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 import psutil
 
 from bench import catalogs
-from bench.fanout_child import NAMES
+from bench.fanout_child import NAMES, entry
 from bench.installed import environment
 from receiver.catalog import Catalog
 from receiver.fanout import Fanout
@@ -33,6 +34,7 @@ from receiver.model import Copy
 from receiver.targets.contract import Parcel, Place, Proof, Target
 from receiver.targets.marker import prepare
 from receiver.targets.memory import MemoryTarget
+from receiver.targets.opening import open_target
 from tape.clock import SYSTEM
 from tape.errors import HometapeError
 from tape.log import configure
@@ -45,8 +47,8 @@ CASES = {"small": (2_000, 256 * 1024), "large": (20, 64 * MIB)}
 # ----------------------------------------------------------------------------------------------- the rate
 
 
-def fill(folder: Path, count: int, size: int) -> None:
-    """A home archive of so many segments, and the catalog of it before anything was copied."""
+def fill(folder: Path, count: int, size: int, *, proven: bool = True) -> None:
+    """A home archive of so many segments, read back (`proven`), and the catalog of it before anything was copied."""
     rng = random.Random(size)
     maker = Maker(real=False)
     (folder / "state").mkdir(parents=True)
@@ -57,10 +59,12 @@ def fill(folder: Path, count: int, size: int) -> None:
             maker.chain = made.chain
             put(folder / "home", made)
             catalog.record([made.new])
+        if proven:
+            asyncio.run(Fanout(catalog, [open_target(entry(folder, "home"), folder / "state")], clock=SYSTEM).drain())
     subprocess.run(["sync"], check=True)
 
 
-def ours(folder: Path, count: int) -> tuple[float, float]:
+def ours(folder: Path, count: int, *, proven: bool) -> tuple[float, float]:
     """Seconds, and seconds of processor time, of one whole drain into fresh targets."""
     state = folder / "state"
     shutil.copytree(state, folder / "state-before", dirs_exist_ok=True)
@@ -71,7 +75,7 @@ def ours(folder: Path, count: int) -> tuple[float, float]:
         assert sum(1 for _ in (folder / name).rglob("*.parquet")) == count
     shutil.rmtree(state)
     (folder / "state-before").rename(state)
-    for sums in (folder / "home").rglob("SHA256SUMS"):
+    for sums in () if proven else (folder / "home").rglob("SHA256SUMS"):
         sums.unlink()
     clear(folder)
     return took
@@ -118,13 +122,15 @@ def timed(argv: Sequence[str]) -> tuple[float, float]:
     return took, used
 
 
-def compare(name: str, folder: Path, count: int, size: int, rounds: int, check: Sequence[str]) -> dict[str, object]:
+def compare(
+    name: str, folder: Path, count: int, size: int, rounds: int, check: Sequence[str], *, proven: bool
+) -> dict[str, object]:
     """Medians of so many rounds, ours and theirs in turn."""
-    fill(folder, count, size)
+    fill(folder, count, size, proven=proven)
     mine: list[tuple[float, float]] = []
     other: list[tuple[float, float]] = []
     for _ in range(rounds):
-        mine.append(ours(folder, count))
+        mine.append(ours(folder, count, proven=proven))
         other.append(theirs(folder, check))
     found: dict[str, object] = {"files": count, "bytes": count * size, "rounds": rounds, "check": " ".join(check)}
     for who, runs in (("ours", mine), ("rclone", other)):
@@ -198,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="part of the files, and of the million")
     parser.add_argument("--folder", type=Path, help="where to work, /dev/shm to leave the disk out of it")
+    parser.add_argument("--home", action="store_true", help="the fan-out reads the home archive back, too")
     parser.add_argument("--download", action="store_true", help="`rclone check --download` instead of hashes")
     given = parser.parse_args(argv)
     configure(level="error")
@@ -207,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         if given.only in (None, name):
             with tempfile.TemporaryDirectory(prefix="bench-fanout-", dir=given.folder) as scratch:
                 some = max(1, int(count * given.scale))
-                found[name] = compare(name, Path(scratch), some, size, given.rounds, check)
+                found[name] = compare(name, Path(scratch), some, size, given.rounds, check, proven=not given.home)
     if given.only in (None, "memory"):
         total = int(1_000_000 * given.scale)
         with tempfile.TemporaryDirectory(prefix="bench-fanout-", dir=given.folder) as scratch:
