@@ -63,7 +63,9 @@ _AWAY = re.compile(
     + _STATUS.format("50[0234]", "bad|service|gateway|internal"),
     re.IGNORECASE,
 )
-_NOT_THERE = re.compile(r"(?:object|file|directory|key) (?:was )?not found|nosuchkey|no such file", re.IGNORECASE)
+_NOT_THERE = re.compile(
+    r"(?:object|file|directory|key) (?:was )?not found|nosuchkey|no such file|file does not exist", re.IGNORECASE
+)
 _CHANGED = re.compile(r"immutable file modified", re.IGNORECASE)
 _DAMAGED = re.compile(
     r"failed to authenticate decrypted|hash(?:es)? differ|corrupted on transfer|sizes differ|bad password\?"

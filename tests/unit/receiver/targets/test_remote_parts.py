@@ -65,6 +65,7 @@ SAID: list[tuple[str, bool, type[HometapeError]]] = [
     ("api error NoSuchBucket: The specified bucket does not exist", True, TargetAbsent),
     ('didn\'t find section in config file ("nas")', False, TargetAbsent),
     ("object not found", False, NotFound),
+    ("Failed to send to output: file does not exist", False, NotFound),
     ("something that nobody has seen before", True, TargetError),
 ]
 

@@ -35,7 +35,7 @@ from tape.errors import AlreadyThere, DigestMismatch, DiskError, NotFound, Targe
 from tests.support.parcels import parcel, segment_path
 from tests.support.waiting import wait_until
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="leases of files: only there")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="leases of files: Linux only")
 posix = pytest.mark.skipif(WINDOWS, reason="named pipes, links, stopped processes: not on Windows")
 
 
