@@ -16,6 +16,7 @@ from tape.errors import AuthError, ConfigError, LinkError
 from tape.keys import load_ssh_key
 
 KEEPALIVES_MISSED = 3
+_KEY_HINT = "set it to the line that `tape-receiver check` prints on the receiver"
 
 
 def pinned(text: str) -> list[asyncssh.SSHKey]:
@@ -25,12 +26,12 @@ def pinned(text: str) -> list[asyncssh.SSHKey]:
     except (asyncssh.KeyImportError, ValueError) as error:
         raise ConfigError(
             f"receiver.host_key can't be read: {error}",
-            hint="set it to the line that `tape-receiver check` prints on the receiver",
+            hint=_KEY_HINT,
         ) from error
     if not keys:
         raise ConfigError(
             "receiver.host_key is empty: an unknown host is never trusted",
-            hint="set it to the line that `tape-receiver check` prints on the receiver",
+            hint=_KEY_HINT,
         )
     return keys
 

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
+from receiver.json_lines import send
 from receiver.settings import LimitSettings
 from receiver.verdict import Inspected
 from tape.clock import Clock
@@ -172,8 +173,7 @@ class _Child:
         assert self._process.stdin is not None
         request = [together, [(os.fspath(part.path), part.start, part.size) for part in parts]]
         try:
-            self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
-            self._process.stdin.flush()
+            send(self._process.stdin, request)
         except OSError:
             return False
         return True
@@ -341,7 +341,7 @@ def main(argv: Sequence[str]) -> int:
     pq.ParquetFile  # noqa: B018 - the name is resolved, so its library is loaded
     limits = LimitSettings.model_validate_json(argv[1])
     _limit_memory(limits.memory)
-    _say([])
+    send(sys.stdout.buffer, [])
     for line in sys.stdin.buffer:
         together, parts = json.loads(line)
         _look_at(parts, together, limits)
@@ -360,16 +360,11 @@ def _look_at(parts: Sequence[tuple[str, int, int]], together: int, limits: Limit
         answers.append(answer)
         length += len(answer.get("footer") or "")
         if len(answers) >= together or length > _LONGEST_ANSWER:
-            _say(answers)
+            send(sys.stdout.buffer, answers)
             answers, length = [], 0
     files.close()
     if answers:
-        _say(answers)
-
-
-def _say(answers: Sequence[dict[str, Any]]) -> None:
-    sys.stdout.buffer.write(json.dumps(answers).encode("ascii") + b"\n")
-    sys.stdout.buffer.flush()
+        send(sys.stdout.buffer, answers)
 
 
 def _limit_memory(more: int) -> None:

@@ -69,8 +69,7 @@ def nothing_known(text: str, hint: str, *, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"exit_code": UNKNOWN, "reasons": [{"level": UNKNOWN, "text": text, "hint": hint}]})
     else:
-        err.print(text, markup=False)
-        err.print(f"hint: {hint}", markup=False)
+        complain(HometapeError(text, hint=hint))
     raise Exit(UNKNOWN)
 
 

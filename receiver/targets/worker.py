@@ -18,6 +18,7 @@ from typing import Any
 
 import xxhash
 
+from receiver.json_lines import send
 from receiver.targets import pulse
 from receiver.targets.files import Digests
 from receiver.targets.worker_child import READ, WRITE, ToRead, ToWrite
@@ -145,8 +146,7 @@ class _Child:
         """Whether it could be told."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
-            self._process.stdin.flush()
+            send(self._process.stdin, request)
         except OSError:
             return False
         return True

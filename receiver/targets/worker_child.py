@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from receiver.json_lines import send
 from receiver.targets.files import Digests, digests, fill, is_link, not_following, opened_ahead
 
 READ, WRITE = "read", "write"
@@ -57,17 +58,13 @@ def main(argv: Sequence[str]) -> None:
 
 def read(files: Iterable[ToRead], *, again: bool) -> Iterator[Digests | None]:
     """What each holds; None for one that can't be read, or is so long that somebody should hear of each block."""
-    for (_, size, known), file in opened_ahead(files, _opened, (OSError,)):
+    for (_, size, known), file in opened_ahead(files, lambda asked: _plain(asked[0]), (OSError,)):
         found = None
         if isinstance(file, io.FileIO):
             with contextlib.suppress(OSError), file:
                 if os.fstat(file.fileno()).st_size <= size + _MORE:
                     found = digests(file, known, again=again, size=size, moved=_nothing)
         yield found
-
-
-def _opened(asked: ToRead) -> io.FileIO:
-    return _plain(asked[0])
 
 
 def _plain(path: str) -> io.FileIO:
@@ -105,12 +102,7 @@ def _say(results: Iterable[Any]) -> None:
     for result in results:
         answers.append(result)
         if len(answers) == _TOGETHER or time.monotonic() - said > _SOON:
-            _line(answers)
+            send(sys.stdout.buffer, answers)
             answers, said = [], time.monotonic()
     if answers:
-        _line(answers)
-
-
-def _line(answers: Sequence[Any]) -> None:
-    sys.stdout.buffer.write(json.dumps(answers).encode("ascii") + b"\n")
-    sys.stdout.buffer.flush()
+        send(sys.stdout.buffer, answers)

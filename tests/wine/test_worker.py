@@ -10,7 +10,6 @@ pytestmark = [pytest.mark.wine, pytest.mark.xdist_group("wine"), pytest.mark.tim
 
 PROGRAM = r"""
 import sys
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from receiver.targets.contract import Parcel, Place, Proof
