@@ -85,7 +85,7 @@ class DirectoryTarget(Target):
         self._protected = False
         self._lacks = 0  # bytes of the segment that did not fit
         self._instance = ""
-        self._worker = Worker(again=place.home)
+        self._writer, self._reader = Worker(), Worker(again=place.home)
 
     # -------------------------------------------------------------------------------------- writing
 
@@ -103,7 +103,7 @@ class DirectoryTarget(Target):
         self._lacks = 0
         plain = type(self._disk) is Disk  # another one wants to see every byte
         left = {number: parcel for number, parcel in enumerate(parcels) if plain and answers[number] is None}
-        written = small.write(self._worker, self.root, left, ways, temp=lambda: self._disk.temp_path(temp))
+        written = small.write(self._writer, self.root, left, ways, temp=lambda: self._disk.temp_path(temp))
         staged += [(number, done, self.root / parcels[number].path) for number, done in written.items()]
         for number, parcel in TURNS.each((n, parcel) for n, parcel in enumerate(parcels) if n not in written):
             if stop is not None or answers[number] is not None:
@@ -261,7 +261,7 @@ class DirectoryTarget(Target):
         """See the contract. SHA-256 of what was put just now is not computed again: XXH3-128 shows its bytes."""
         before = self._present(), self._instance
         ways = Ways(self.root)
-        found: dict[int, Proof | HometapeError] = {**small.read(self._worker, self.root, parcels, ways)}
+        found: dict[int, Proof | HometapeError] = {**small.read(self._reader, self.root, parcels, ways)}
         left = [(number, parcel) for number, parcel in enumerate(parcels) if number not in found]
         for (number, parcel), file in TURNS.each(
             opened_ahead(left, lambda item: self._opened(item[1].path, ways), _OneFile)

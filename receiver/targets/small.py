@@ -1,6 +1,6 @@
-"""The small files of a batch: those that the working process of a folder is asked to write and to read back.
+"""The small files of a batch: those that the working processes of a folder are asked to write and to read back.
 
-It is asked for many of them only. What is not in an answer is for the caller to do, who finds out what is wrong.
+They are asked for many of them only. What is not in an answer is for the caller to do, who finds out what is wrong.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Many small files written and read back by a process of their folder's own, so that nobody here waits for the
+"""Many small files written and read back by processes of their folder's own, so that nobody here waits for the
 interpreter meanwhile.
 
-It starts with the first batch and ends when nobody has asked for a while. What it can't do, or leaves undone because
+One starts with its first batch and ends when nobody has asked for a while. What it can't do, or leaves undone because
 it died, is `None`: the caller does that itself and finds out why. It holds nothing open between batches.
 """
 

@@ -31,25 +31,27 @@ for seq in range(40):
     home.write_bytes(data)
     items.append(Parcel(path, len(data), xxh3(data), lambda: [], local=home))
 print(set(target.put_many(items)))
-child = target._worker._child._process.pid
+writer = target._writer._child._process.pid
 held = (target.root / items[7].path).open('rb')
 proofs = target.verify_many(items)
 print([isinstance(proof, Proof) and proof.digest == item.digest for proof, item in zip(proofs, items)].count(True))
-print(target._worker._child._process.pid == child, list((target.root / TEMP_FOLDER).iterdir()))
+same = target._writer._child._process.pid == writer
+print(same, writer != target._reader._child._process.pid, list((target.root / TEMP_FOLDER).iterdir()))
 (target.root / items[3].path).write_bytes(b'changed')
 print([n for n, (proof, item) in enumerate(zip(target.verify_many(items), items)) if proof.digest != item.digest])
-target._worker._child._process.kill()
+target._writer._child._process.kill()
+target._reader._child._process.kill()
 print({type(answer).__name__ for answer in target.put_many(items)}, len(target.verify_many(items)))
 """
 
 
 def test_many_small_files_are_written_and_read_back_by_it(tmp_path: Path, winpy: WindowsPython) -> None:
-    """One process for both, nothing left open or lying about; killed, it is missed by nobody."""
+    """A process for each, nothing left open or lying about; killed, it is missed by nobody."""
     out = winpy.run("-c", PROGRAM, windows_path(tmp_path), code=0).out.splitlines()
     assert [line for line in out if not line.startswith("wine:") and "a working process ended early" not in line] == [
         "{None}",
         "40",
-        "True []",
+        "True True []",
         "[3]",
         "{'AlreadyThere'} 40",
     ]

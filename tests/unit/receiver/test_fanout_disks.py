@@ -39,6 +39,6 @@ async def test_its_disk_is_read_once_for_many_small_ones(tmp_path: Path) -> None
         size = sum(len(made.data) for made in segments)
         assert size <= disk.bytes_read() - before < 2.5 * size
         for target in archive.others:
-            assert target._worker._signs > 0
+            assert target._writer._signs > 0
             archive.assert_complete(target.id)
         archive.catalog.close()

@@ -349,7 +349,7 @@ def test_a_disk_pulled_while_many_small_ones_are_written(tmp_path: Path, kind: s
         answers: list[HometapeError | None] = []
         thread = threading.Thread(target=lambda: answers.extend(target.put_many(items)))
         thread.start()
-        wait_until(lambda: target._worker._signs > 3, within=20, what="some to be written")
+        wait_until(lambda: target._writer._signs > 3, within=20, what="some to be written")
         disk.pull()
         thread.join(60)
         assert all(isinstance(answer, TargetAbsent) for answer in answers), answers

@@ -466,7 +466,7 @@ def test_a_disk_that_hangs_is_given_up(tmp_path: Path) -> None:
     where = target(tmp_path / "nas")
     made = stored(where, 40)
     good = where.verify_many(made)
-    child = child_of(where._worker)
+    child = child_of(where._reader)
     child.suspend()
     timed = Timed(where, 0.5)
     for _ in range(2):
@@ -477,11 +477,33 @@ def test_a_disk_that_hangs_is_given_up(tmp_path: Path) -> None:
     assert timed.verify_many(made) == good
 
 
+@posix
+def test_one_writes_while_another_reads(tmp_path: Path) -> None:
+    """Two batches of one target, the one on its way out and the one on its way back, don't wait for each other."""
+    where = target(tmp_path / "nas")
+    made = stored(where, 40)
+    good = where.verify_many(made)
+    more = at_home(tmp_path / "home", [parcel(seq, b"%d" % seq * 1000) for seq in range(100, 140)])
+    reader = child_of(where._reader)
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.extend(where.verify_many(made)))
+    reader.suspend()
+    try:
+        thread.start()
+        assert where.put_many(more) == [None] * 40
+        assert where._writer._signs > 0
+        assert answers == []
+    finally:
+        reader.resume()
+    thread.join(30)
+    assert answers == good
+
+
 def test_a_place_that_vanishes_meanwhile_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read while another folder took the place's name does not count."""
     where = target(tmp_path / "nas")
     made = stored(where, 40)
-    read = where._worker.read
+    read = where._reader.read
 
     def swapped(wanted: Sequence[ToRead]) -> list[tuple[int, str, str] | None]:
         answers = read(wanted)
@@ -489,7 +511,7 @@ def test_a_place_that_vanishes_meanwhile_proves_nothing(tmp_path: Path, monkeypa
         where.root.mkdir()
         return answers
 
-    monkeypatch.setattr(where._worker, "read", swapped)
+    monkeypatch.setattr(where._reader, "read", swapped)
     with pytest.raises((TargetAbsent, DiskError)):
         where.verify_many(made)
 
@@ -551,8 +573,8 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: answers.extend(where.put_many(items)))
     with held(source):  # where it hangs
         thread.start()
-        wait_until(lambda: where._worker._signs == 6, within=20, what="six answers")
-        child_of(where._worker).kill()
+        wait_until(lambda: where._writer._signs == 6, within=20, what="six answers")
+        child_of(where._writer).kill()
         thread.join(30)
     assert answers == [None] * 120
     assert [(where.root / item.path).read_bytes() for item in items] == [b"".join(item.read()) for item in made]
