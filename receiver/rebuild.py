@@ -19,8 +19,8 @@ from receiver.ingest_items import Item, Judge
 from receiver.inspect import Inspector
 from receiver.model import Copy
 from receiver.settings import LimitSettings
-from receiver.shelf import segment_files
 from receiver.targets.contract import READ_BACK
+from receiver.targets.inside import segment_files
 from receiver.verdict import Limits
 from tape.clock import Clock
 from tape.digest import digests_of

@@ -17,16 +17,16 @@ from receiver.catalog import Catalog, NewSegment
 from receiver.model import Held
 from receiver.shelf_ahead import Ahead, Place
 from receiver.targets.contract import SUMS, Target
+from receiver.targets.inside import segment_files
 from receiver.targets.sums import read_sums
 from tape.clock import SYSTEM, Clock
 from tape.digest import digest_of
-from tape.durable import TEMP_PREFIX, named
+from tape.durable import named
 from tape.errors import DiskError, ExportError, HometapeError, NameRefused, NotFound, SegmentError
 from tape.names import SegmentName, SegmentPath
 from tape.segment import read_footer
 
 _GROUP = 500
-_SUFFIX = ".parquet"
 T = TypeVar("T")
 
 
@@ -251,21 +251,6 @@ def listed_in(day: Path, folder: str) -> Iterator[SegmentPath]:
         for name in read_sums(day)[0]:
             with contextlib.suppress(NameRefused):
                 yield SegmentPath.parse(f"{folder}/{name}")
-
-
-def segment_files(root: Path) -> Iterator[Path]:
-    """Every file below a folder that is named as a segment, by name; hidden folders are left out."""
-    with named(root, "listing"):
-        entries = sorted(root.iterdir())
-    for entry in entries:
-        if entry.name.startswith((".", TEMP_PREFIX)) or entry.is_symlink():
-            continue
-        if entry.is_dir():
-            yield from segment_files(entry)
-        elif entry.suffix == _SUFFIX:
-            with contextlib.suppress(NameRefused):
-                SegmentName.parse(entry.name)
-                yield entry
 
 
 def _new_segment(file: Path) -> NewSegment:

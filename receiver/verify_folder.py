@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from receiver.shelf import segment_files
+from receiver.targets.inside import segment_files
 from receiver.targets.sums import read_sums
 from tape.digest import BothDigests, digests_of, genesis, link
 from tape.durable import named

@@ -3,6 +3,7 @@
 A link to another target's copy would pass every check of its bytes and still be no second copy of them.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from receiver.targets.contract import Entry, is_own
 from receiver.targets.files import is_link
-from tape.durable import named
+from tape.durable import TEMP_PREFIX, named
+from tape.errors import NameRefused
+from tape.names import SegmentName
 
 
 class Ways:
@@ -50,3 +53,18 @@ def walk(root: Path, prefix: str, guarded: Callable[[], AbstractContextManager[N
             with guarded(), named(root / path, "looking at"):
                 size = entry.stat().st_size
             yield Entry(path, size)
+
+
+def segment_files(root: Path) -> Iterator[Path]:
+    """Every file below a folder that is named as a segment, by name; hidden folders are left out."""
+    with named(root, "listing"):
+        entries = sorted(root.iterdir())
+    for entry in entries:
+        if entry.name.startswith((".", TEMP_PREFIX)) or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            yield from segment_files(entry)
+        elif entry.suffix == ".parquet":
+            with contextlib.suppress(NameRefused):
+                SegmentName.parse(entry.name)
+                yield entry
