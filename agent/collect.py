@@ -25,6 +25,7 @@ from tape.clock import Clock
 from tape.durable import DISK, Disk
 from tape.errors import DiskError, HometapeError, SourceError, StoreError
 from tape.log import get_logger
+from tape.names import EVENTS_STREAM
 
 STUCK_RETRY = 60.0  # seconds until an origin that can't be sealed is tried again
 IDLE_LANES = 512  # lanes without text that stay in memory
@@ -161,7 +162,7 @@ class Collector:
         return Collecting(
             pause=self._space.pause,
             held_bytes=self._load,
-            origins=len(self._lanes),
+            origins=sum(lane.origin.stream != EVENTS_STREAM for lane in lanes),
             open_segments=sum(lane.segment is not None for lane in lanes),
             waiting_s=max((now - lane.first_at for lane in lanes if lane.first_at is not None), default=0.0),
             stuck=tuple(f"{lane.origin.name}: {lane.stuck}" for lane in lanes if lane.stuck),

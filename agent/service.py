@@ -151,9 +151,7 @@ class Service:
                 outbox,
                 clock=self._clock,
                 progress=progress,
-                paused=snapshot.pause.value,
-                stuck=snapshot.stuck,
-                running=True,
+                collecting=snapshot,
             )
             try:
                 await asyncio.to_thread(status.write, self._settings.state, facts, disk=self._disk)

@@ -6,7 +6,7 @@ a status command that finds the service stopped opens the outbox itself.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from agent.model import State
 from agent.outbox import Outbox
 from agent.push import Progress
 from agent.settings import AgentSettings
+from agent.space import Collecting
 from tape import __version__
 from tape.clock import Clock
 from tape.durable import DISK, Disk
@@ -29,11 +30,10 @@ def collect(
     *,
     clock: Clock,
     progress: Progress | None = None,
-    paused: str = "",
-    stuck: Sequence[str] = (),
-    running: bool = False,
+    collecting: Collecting | None = None,
 ) -> dict[str, Any]:
-    """All facts as plain JSON values. Times in ns, sizes in bytes. `paused`: why sealing waits, if it does."""
+    """All facts as plain JSON values. Times in ns, sizes in bytes. `collecting`: what the running service reads."""
+    running = collecting is not None
     now = clock.now_ns()
     waiting = outbox.waiting()
     streams: list[dict[str, Any]] = []
@@ -67,13 +67,23 @@ def collect(
         "events_waiting": outbox.events_waiting(),
         "spool_bytes": outbox.spooled_bytes(),
         "spool_max_bytes": settings.spool.max_bytes,
-        "paused": paused,
-        "stuck": list(stuck),
+        "paused": "" if collecting is None else collecting.pause.value,
+        "stuck": [] if collecting is None else list(collecting.stuck),
+        "reading": None if collecting is None else _reading(collecting, settings),
         "link": _link(progress) if progress is not None else None,
         "streams": streams,
     }
     facts["problems"] = [{"level": level, "text": text} for level, text in judge(facts, settings)]
     return facts
+
+
+def _reading(collecting: Collecting, settings: AgentSettings) -> dict[str, Any]:
+    return {
+        "files": collecting.origins,
+        "held_bytes": collecting.held_bytes,
+        "waiting_s": round(collecting.waiting_s, 3),
+        "max_age_s": settings.seal.max_age,
+    }
 
 
 def _link(progress: Progress) -> dict[str, Any]:

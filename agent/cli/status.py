@@ -62,6 +62,8 @@ def show(facts: dict[str, Any]) -> None:
             "" if waits is None else f"{waits:.0f} s",
         )
     out.print(table)
+    if reading := facts.get("reading"):
+        out.print(_reading(reading))
     used, most = facts["spool_bytes"], facts["spool_max_bytes"]
     out.print(f"spool {used / 1e6:,.1f} MB of {show_size(most)}; {facts['waiting_segments']:,} segments to send")
     link = facts["link"]
@@ -71,3 +73,14 @@ def show(facts: dict[str, Any]) -> None:
         out.print(f"{'critical' if problem['level'] == 2 else 'warning'}: {problem['text']}", markup=False)
     if not facts["problems"]:
         out.print("fine")
+
+
+def _reading(reading: dict[str, Any]) -> str:
+    files, waits = reading["files"], reading["waiting_s"]
+    text = "reading 1 file" if files == 1 else f"reading {files:,} files"
+    if not waits:
+        return f"{text}, all of it sealed" if files else "reading nothing: no file matches, or all are read"
+    return (
+        f"{text}; {reading['held_bytes'] / 1e6:,.1f} MB in memory, not sealed yet for {waits:.0f} s "
+        f"(`seal.max_age` is {reading['max_age_s']:g} s)"
+    )

@@ -13,6 +13,7 @@ import pytest
 from tests.support import RECORDINGS, recording, run
 from tests.support.processes import command
 from tests.support.road import Road
+from tests.support.waiting import wait_until
 
 
 @dataclass
@@ -152,6 +153,27 @@ def test_the_whole_road_with_plain_commands(tmp_path: Path) -> None:
                 assert run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=sums.parent).code == 0
         road.tape_receiver("verify")
         lose_the_catalog(road)
+
+
+def test_what_is_not_sealed_yet_is_told(tmp_path: Path) -> None:
+    """Who has just begun sees that his file is read, and how long a segment may take; later that all is sealed."""
+    with Road(tmp_path) as road:
+        road.configure(agent_set=("seal.max_age=6s",))
+        (road.ticks / "quotes.csv").write_bytes(b"ts,bid\r\n" + b"1,2.50\r\n" * 1000)
+        road.start_receiver()
+        road.start_agent()
+
+        def told(what: str) -> bool:
+            return what in road.tape_agent("status", codes=(0, 1, 2, 3)).out
+
+        wait_until(
+            lambda: told("reading 1 file; 0.0 MB in memory, not sealed yet for "), within=30, what="it to be told"
+        )
+        assert told("(`seal.max_age` is 6 s)")
+        wait_until(lambda: told("reading 1 file, all of it sealed"), within=30, what="the first segment")
+        assert road.agent_process is not None
+        road.agent_process.terminate()
+        assert not told("reading ")
 
 
 def lose_the_catalog(road: Road) -> None:
