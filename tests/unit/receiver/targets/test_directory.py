@@ -291,7 +291,9 @@ def test_sums_of_many_folders_are_remembered_within_bounds(
 
 def open_files() -> int:
     """How many files this process has open, where the system says so."""
-    return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    return (
+        len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+    )  # Wine: it would be the server's
 
 
 @pytest.mark.parametrize("fewest", [16, 10**6], ids=["by the reading process", "here"])
