@@ -1,6 +1,8 @@
 """Fixtures that any test may ask for."""
 
+import asyncio
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,22 @@ hypothesis.settings.register_profile(
     "hometape", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("hometape")
+
+if sys.platform == "win32":
+
+    class _Ticking(asyncio.WindowsProactorEventLoopPolicy):
+        """Loops that look around four times a second: under Wine one is, rarely, not woken when a thread is done."""
+
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            loop = super().new_event_loop()
+
+            def tick() -> None:
+                loop.call_later(0.25, tick)
+
+            tick()
+            return loop
+
+    asyncio.set_event_loop_policy(_Ticking())
 
 
 @pytest.hookimpl(optionalhook=True)
