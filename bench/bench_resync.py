@@ -227,46 +227,57 @@ def make_files(folder: Path, count: int, missing: set[int]) -> None:
 
 
 def peers(scratch: Path, count: int, lacking: int, delay: float, limit: float) -> list[dict[str, Any]]:
-    """`rclone check` and `rsync -n` over ssh through a proxy of the same delay; what each took."""
-    here, there = scratch / "here", scratch / "there"
-    gone = set(random.Random(1).sample(range(count), lacking))
-    make_files(here, count, set())
-    make_files(there, count, gone)
+    """`rclone check` and `rsync -n` over ssh through a proxy of the same delay; what each took. Who is not done within
+    the limit gets a tenth of the files, and so on.
+    """
     results = []
     with Peer(Line()) as peer, Proxy(peer.port, delay=delay) as proxy:
         shell = " ".join(["ssh", "-p", str(proxy.port), *peer.ssh_options()])
         remote = f":sftp,host=127.0.0.1,port={proxy.port},user={peer.user},key_file={peer.client_key},shell_type=unix:"
         rclone = [shutil.which("rclone") or str(PROJECT / ".venv/bin/rclone"), "--config", "", "check", "--one-way"]
         commands = {
-            "rsync -rn": [
-                "rsync",
-                "-rn",
-                "--size-only",
-                "-i",
-                "-e",
-                shell,
-                f"{here}/",
-                f"{peer.user}@127.0.0.1:{there}/",
-            ],
-            "rsync -rnc": ["rsync", "-rnc", "-i", "-e", shell, f"{here}/", f"{peer.user}@127.0.0.1:{there}/"],
-            "rclone check --size-only": [*rclone, "--size-only", str(here), f"{remote}{there}"],
-            "rclone check": [*rclone, str(here), f"{remote}{there}"],
+            "rsync -rn": ["rsync", "-rn", "--size-only", "-i", "-e", shell],
+            "rsync -rnc": ["rsync", "-rnc", "-i", "-e", shell],
+            "rclone check --size-only": [*rclone, "--size-only"],
+            "rclone check": rclone,
         }
         for name, argv in commands.items():
-            before, used = proxy.sent + proxy.received, resource.getrusage(resource.RUSAGE_CHILDREN)
-            began = time.monotonic()
-            try:
-                done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False)
-                text = done.stdout + done.stderr
-                found = text.count("<f") if name.startswith("rsync") else text.count("file not in")
-                seconds: float | None = time.monotonic() - began
-            except subprocess.TimeoutExpired:
-                found, seconds = 0, None
-            now = resource.getrusage(resource.RUSAGE_CHILDREN)
-            cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-            wire = proxy.sent + proxy.received - before
-            results.append({"what": name, "files": count, "seconds": seconds, "cpu": cpu, "wire": wire, "found": found})
+            far = f"{peer.user}@127.0.0.1:" if name.startswith("rsync") else remote
+            files = count
+            while files:
+                here, there = both_sides(scratch, files, min(lacking, files))
+                before, used = proxy.sent + proxy.received, resource.getrusage(resource.RUSAGE_CHILDREN)
+                began = time.monotonic()
+                try:
+                    done = subprocess.run(
+                        [*argv, f"{here}/", f"{far}{there}/"],
+                        capture_output=True,
+                        text=True,
+                        timeout=limit,
+                        check=False,
+                    )
+                    text = done.stdout + done.stderr
+                    found = text.count("<f") if name.startswith("rsync") else text.count("file not in")
+                    seconds: float | None = time.monotonic() - began
+                except subprocess.TimeoutExpired:
+                    found, seconds = 0, None
+                now = resource.getrusage(resource.RUSAGE_CHILDREN)
+                cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+                wire = proxy.sent + proxy.received - before
+                results.append(
+                    {"what": name, "files": files, "seconds": seconds, "cpu": cpu, "wire": wire, "found": found}
+                )
+                files = files // 10 if seconds is None else 0
     return results
+
+
+def both_sides(scratch: Path, count: int, lacking: int) -> tuple[Path, Path]:
+    """Two folders of so many files, the second without some; made once."""
+    here, there = scratch / f"here-{count}", scratch / f"there-{count}"
+    if not here.exists():
+        make_files(here, count, set())
+        make_files(there, count, set(random.Random(1).sample(range(count), lacking)))
+    return here, there
 
 
 def show(rows: list[dict[str, Any]]) -> None:

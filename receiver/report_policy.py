@@ -185,9 +185,8 @@ def waits_for(
 def level_of(standing: Standing, age_s: float, patience_s: float) -> int:
     """What a part short of its rule is worth after so many seconds; `patience_s`: how long its targets may lag.
 
-    Degraded: a warning past the patience. One copy only: a warning after an hour (or the patience, if
-    that is less), critical past the patience. No proven copy: a warning after five minutes, critical
-    after an hour.
+    Degraded: a warning past the patience. One copy only: critical past the patience, a warning after an hour
+    where that is longer. No proven copy: a warning after five minutes, critical after an hour.
     """
     if standing is Standing.UNPROVEN:
         return CRITICAL if age_s > GRAVE else WARNING if age_s > PROMPT else OK

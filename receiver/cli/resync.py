@@ -54,7 +54,7 @@ def resync(
     settings = _limited(settings_from(config), bandwidth)
     only = _known(settings, target or [])
     if prepare:
-        _prepare(settings, only)
+        _prepare(settings, only, dry_run=dry_run)
     with _opened(settings, dry_run=dry_run) as (catalog, alone), tempfile.TemporaryDirectory() as folder:
         if bandwidth is not None and not alone and not dry_run:
             raise UsageError(
@@ -101,7 +101,7 @@ def _known(settings: ReceiverSettings, names: list[str]) -> list[str]:
     return names
 
 
-def _prepare(settings: ReceiverSettings, names: list[str]) -> None:
+def _prepare(settings: ReceiverSettings, names: list[str], *, dry_run: bool) -> None:
     from receiver.targets.opening import prepare_target
 
     if not names:
@@ -109,8 +109,12 @@ def _prepare(settings: ReceiverSettings, names: list[str]) -> None:
     for entry in settings.target:
         if entry.id in names and entry.kind == "removable":
             raise UsageError(f"{entry.id} is a removable disk", hint=f"tape-receiver disk init {entry.id}")
-        if entry.id in names and prepare_target(entry, settings.state):
-            err.print(f"{entry.remote or entry.folder} is marked as target {entry.id} anew", markup=False)
+    for entry in settings.target:
+        place = entry.remote or entry.folder
+        if entry.id in names and dry_run:
+            err.print(f"{place} would be marked as target {entry.id} anew, unless it is", markup=False)
+        elif entry.id in names and prepare_target(entry, settings.state):
+            err.print(f"{place} is marked as target {entry.id} anew", markup=False)
 
 
 @contextlib.contextmanager

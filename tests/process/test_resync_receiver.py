@@ -96,6 +96,7 @@ def test_a_wiped_target_is_prepared_anew_and_filled(site: Site) -> None:
     shutil.rmtree(site.side.folder / "nas")
     told = site.resync(code=1)
     assert "--prepare" in json.dumps(told["plan"]) or "init" in json.dumps(told["plan"])
+    site.resync("nas", "--prepare", "--dry-run", code=1)
     assert not (site.side.folder / "nas").exists()
     done = site.resync("nas", "--prepare")
     assert done["repair"]["bytes"] > 0
