@@ -98,7 +98,11 @@ class TargetSettings(Section):
         0, description="wait until so much time has passed, or a batch is full, before copying: fewer, larger runs"
     )
     transfers: int = Field(4, ge=1, le=64, description="remote: files on their way at a time")
-    requests: float = Field(0, ge=0, description="remote: most requests a second; 0: no limit (Google Drive wants 8)")
+    requests: float = Field(
+        0,
+        ge=0,
+        description="remote: most requests a second, each run of rclone by itself; 0: no limit (Google Drive wants 8)",
+    )
     sample: float = Field(
         1.0,
         gt=0,

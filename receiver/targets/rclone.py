@@ -125,7 +125,8 @@ def _of_the_wheel(name: str) -> Path | None:
 class Rclone:
     """Starts rclone for one target. Thread-safe.
 
-    running: a folder where the processes at work are noted, so that a next life can end what a crash left behind.
+    running: a folder where the processes at work are noted, so that a next life can end what a crash left behind;
+    requests: the most that one run may make a second, 0 for no limit.
     """
 
     def __init__(
@@ -135,12 +136,14 @@ class Rclone:
         config: Path | None = None,
         running: Path | None = None,
         binary: Path | None = None,
+        requests: float = 0,
         clock: Clock = SYSTEM,
     ) -> None:
         self.name = name
         self._config = config
         self._running = running
         self._binary = binary
+        self._requests = requests
         self._clock = clock
 
     def run(
@@ -181,8 +184,10 @@ class Rclone:
 
     def _common(self, patience: Patience) -> list[str]:
         config = [] if self._config is None else ["--config", str(self._config)]
+        rate = [f"--tpslimit={self._requests:g}"] if self._requests else []
         return [
             *config,
+            *rate,
             "--use-json-log",
             "--log-level=INFO",
             "--stats=2s",

@@ -52,7 +52,9 @@ class RemoteStore:
     def __init__(self, entry: TargetSettings, state: Path, *, clock: Clock = SYSTEM) -> None:
         self.id = entry.id
         self.stage = Stage(state / "stage")
-        self.rclone = Rclone(entry.id, config=entry.rclone_config, running=state / "running", clock=clock)
+        self.rclone = Rclone(
+            entry.id, config=entry.rclone_config, running=state / "running", requests=entry.requests, clock=clock
+        )
         self._remote = entry.remote
         self._patience = Patience(idle=entry.timeout)
         limit = bwlimit(Timetable.parse(entry.bandwidth).steps)
@@ -60,9 +62,8 @@ class RemoteStore:
             f"--transfers={entry.transfers}",
             f"--checkers={max(8, 2 * entry.transfers)}",
             *([f"--bwlimit={limit}"] if limit else []),
-            *([f"--tpslimit={entry.requests:g}"] if entry.requests else []),
         ]
-        # rclone keeps to a rate within one run: with a rate there is one run at a time.
+        # rclone keeps to a rate within one run: with a rate the runs that move much take turns.
         self._turn = threading.Lock() if limit or entry.requests else contextlib.nullcontext()
         self._kind: Kind | None = None
         self._learning = threading.Lock()

@@ -1,0 +1,82 @@
+"""The switches that every rclone of a remote is really started with, and what they keep rclone from."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.settings import TargetSettings
+from receiver.targets.rclone import find_rclone
+from receiver.targets.remote import RemoteTarget
+from receiver.targets.remote_store import RemoteStore
+from tape.errors import TargetAbsent
+from tests.support.parcels import parcel
+from tests.support.rclone_servers import Remotes, entry_of, obscured, remote_target
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words after `rclone` of every rclone that is started, in order."""
+    seen: list[list[str]] = []
+    real = subprocess.Popen
+
+    def popen(argv: Sequence[str], **more: Any) -> Any:
+        if argv[0] == str(find_rclone()):
+            seen.append(list(argv[1:]))
+        return real(argv, **more)
+
+    monkeypatch.setattr("receiver.targets.rclone.subprocess.Popen", popen)
+    return seen
+
+
+def crypt_on_disk(remotes: Remotes) -> str:
+    """A fresh crypt over a folder of this machine."""
+    under = remotes.place("local")
+    name = f"crypt-{under.removesuffix(':')}"
+    secrets = {"password": obscured("one"), "password2": obscured("two")}
+    remotes.add(name, {"type": "crypt", "remote": under, **secrets})
+    return f"{name}:"
+
+
+def use_all(entry: TargetSettings, target: RemoteTarget, state: Path) -> None:
+    """Every step that a target takes at its remote."""
+    RemoteStore(entry, state).make_root()
+    items = [parcel(seq, b"segment %d" % seq) for seq in range(2)]
+    with pytest.raises(TargetAbsent), target.store.stage.under_way([items[0].path]):
+        raise TargetAbsent("a run that was cut, whose parts are to be swept away")
+    assert target.put_many(items) == [None, None]
+    target.verify_many(items)
+    target.verify(items[0].path)
+    target.note_sums([(items[0].path, "0" * 64)])
+    target.settle()
+    target.set_aside(items[0].path, "a test")
+    assert [found.path for found in target.list()] == [items[1].path]
+    target.free()
+    target.recover()
+
+
+def test_every_run_keeps_to_the_settings(remotes: Remotes, tmp_path: Path, started: list[list[str]]) -> None:
+    """`requests` reaches every rclone, and `transfers` each that moves files; rclone takes them as they are given."""
+    entry = entry_of(crypt_on_disk(remotes), remotes.config, requests=75.5, transfers=7)
+    state = tmp_path / "state"
+    target = remote_target(entry.remote, remotes.config, state, requests=75.5, transfers=7)
+    use_all(entry, target, state)
+    commands = {words[0] for words in started}
+    assert commands == {
+        *("about", "backend", "cat", "config", "copy", "cryptcheck"),
+        *("delete", "lsjson", "mkdir", "moveto"),
+    }
+    assert [words for words in started if words.count("--tpslimit=75.5") != 1] == []
+    assert [words for words in started if words[0] in ("copy", "cryptcheck") and "--transfers=7" not in words] == []
+
+
+def test_without_a_rate_none_is_set(remotes: Remotes, tmp_path: Path, started: list[list[str]]) -> None:
+    """By default nothing slows rclone down."""
+    target = remote_target(remotes.place("local"), remotes.config, tmp_path / "state")
+    assert target.put_many([parcel(1, b"x")]) == [None]
+    assert started
+    assert not [word for words in started for word in words if word.startswith(("--tpslimit", "--bwlimit"))]
