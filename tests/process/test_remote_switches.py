@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from receiver.settings import TargetSettings
+from receiver.targets.contract import Parcel
 from receiver.targets.rclone import find_rclone
 from receiver.targets.remote import RemoteTarget
 from receiver.targets.remote_store import RemoteStore
-from tape.errors import TargetAbsent
+from tape.digest import xxh3
+from tape.errors import AlreadyThere, TargetAbsent, TargetError
 from tests.support.parcels import parcel
 from tests.support.rclone_servers import Remotes, entry_of, obscured, remote_target
 
@@ -80,3 +82,18 @@ def test_without_a_rate_none_is_set(remotes: Remotes, tmp_path: Path, started: l
     assert target.put_many([parcel(1, b"x")]) == [None]
     assert started
     assert not [word for words in started for word in words if word.startswith(("--tpslimit", "--bwlimit"))]
+
+
+@pytest.mark.parametrize("option", ["global.no_check_dest", "global.ignore_times"])
+def test_nothing_is_replaced_whatever_rclone_is_configured_to(option: str, remotes: Remotes, tmp_path: Path) -> None:
+    """A remote may carry switches of a person's own runs, even one that looks at nothing before it writes."""
+    item = parcel(1, b"first")
+    plain = remotes.place("local")
+    target = remote_target(plain, remotes.config, tmp_path / "state")
+    assert target.put_many([item]) == [None]
+    odd = f"odd-{plain}"
+    remotes.add(odd.removesuffix(":"), {"type": "alias", "remote": plain, option: "true"})
+    target = remote_target(odd, remotes.config, tmp_path / "state", prepare=False)
+    other = Parcel(item.path, 5, xxh3(b"other"), lambda: [b"other"])
+    assert isinstance(target.put_many([other])[0], TargetError | AlreadyThere)
+    assert b"".join(target.read(item.path)) == b"first"
