@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from receiver.settings import TargetSettings
-from receiver.targets.contract import Parcel
+from receiver.targets.contract import SUMS, Parcel
 from receiver.targets.rclone import find_rclone
 from receiver.targets.remote import RemoteTarget
 from receiver.targets.remote_store import RemoteStore
 from tape.digest import xxh3
 from tape.errors import AlreadyThere, TargetAbsent, TargetError
+from tests.support import run
 from tests.support.parcels import parcel
 from tests.support.rclone_servers import Remotes, entry_of, obscured, remote_target
 
@@ -97,3 +98,21 @@ def test_nothing_is_replaced_whatever_rclone_is_configured_to(option: str, remot
     other = Parcel(item.path, 5, xxh3(b"other"), lambda: [b"other"])
     assert isinstance(target.put_many([other])[0], TargetError | AlreadyThere)
     assert b"".join(target.read(item.path)) == b"first"
+
+
+@pytest.mark.parametrize("kind", ["local", "crypt", "webdav"])
+def test_sums_lie_at_the_remote(kind: str, remotes: Remotes, tmp_path: Path) -> None:
+    """Once settled, plain rclone finds SHA256SUMS beside the segments, with a line for each, and so again and again."""
+    place = crypt_on_disk(remotes) if kind == "crypt" else remotes.place(kind)
+    target = remote_target(place, remotes.config, tmp_path / "state")
+    items = [parcel(seq, b"%d" % seq) for seq in range(3)]
+    assert target.put_many(items) == [None] * 3
+    folder, _, _ = items[0].path.rpartition("/")
+    at = target.store.at(f"{folder}/{SUMS}")
+    lines: list[str] = []
+    for seq, item in enumerate(items):
+        target.note_sums([(item.path, f"{seq:064x}")])
+        target.settle()
+        lines.append(f"{seq:064x}  {item.path.rpartition('/')[2]}")
+        done = run([str(find_rclone()), "cat", "--config", remotes.config, at], within=60, code=0)
+        assert sorted(done.out.splitlines()) == sorted(lines)
