@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from receiver.targets.contract import MARKER, README
 from receiver.targets.rclone_config import create
 from tape.errors import AlreadyThere, UsageError
 from tests.support import Finished, command, run
+from tests.support.fake_b2 import FakeB2
 from tests.support.parcels import parcel
 from tests.support.processes import environment
 from tests.support.rclone_servers import KEY, PASSWORD, SECRET, USER, Remotes, remote_target
@@ -101,6 +103,43 @@ def test_adds_other_kinds(kind: str, home: Home, remotes: Remotes) -> None:
     assert "copies are proven by: " in done.out
     assert PASSWORD not in home.rclone_config.read_text(encoding="utf-8")
     home.call("remote", "test", code=0)
+
+
+def words_for_b2(home: Home, b2: FakeB2, *more: str) -> list[str]:
+    words = ["remote", "add", "cloud", "--kind", "b2", "--option", f"account={b2.account}"]
+    words += ["--option", f"endpoint={b2.url}", "--path", f"{b2.bucket}/tape", *more]
+    return [*words, "--rclone-config", str(home.rclone_config)]
+
+
+@pytest.mark.parametrize("crypt", [False, True], ids=["plain", "crypt"])
+def test_adds_backblaze(home: Home, crypt: bool) -> None:
+    """With key id and application key, which stay with rclone; the checksums of B2 prove copies, and all steps work."""
+    with FakeB2("0012ab34cd56", "K001/application+key=of-a-test", "our-bucket") as b2:
+        words = words_for_b2(home, b2, *(["--crypt"] if crypt else []))
+        done = home.call(*words, HOMETAPE_REMOTE_SECRET=b2.key, code=0)
+        assert f"copies are proven by: {'cryptcheck' if crypt else 'remote'} sha1" in done.out
+        kept = ConfigParser(interpolation=None)
+        kept.read(home.rclone_config, encoding="utf-8")
+        made = dict(kept["cloud-base" if crypt else "cloud"])
+        assert made == {"type": "b2", "account": b2.account, "key": b2.key, "endpoint": b2.url}
+        assert b2.key not in done.out + done.err + home.config.read_text(encoding="utf-8")
+        assert home.targets() == ["home", "cloud"]
+        assert len(b2.files) == 2
+        assert ({f"tape/{MARKER}", f"tape/{README}"} == set(b2.files)) is not crypt
+        before = set(b2.files)
+        assert "ok       cloud never replaces: " in home.call("remote", "test", "cloud", "--size", "64", code=0).out
+        assert set(b2.files) == before
+
+
+def test_a_wrong_key_for_backblaze_leaves_nothing_behind(home: Home) -> None:
+    """Exit 77; neither the configuration of rclone nor ours knows the remote then, and the key is not told."""
+    with FakeB2("0012ab34cd56", "K001right", "our-bucket") as b2:
+        done = home.call(*words_for_b2(home, b2), HOMETAPE_REMOTE_SECRET="K001wrongwrongwrong", code=77)
+        assert b2.asked
+        assert not b2.files
+    assert "K001wrong" not in done.out + done.err
+    assert "[cloud" not in home.rclone_config.read_text(encoding="utf-8")
+    assert home.targets() == ["home"]
 
 
 @pytest.mark.parametrize("crypt", [[], ["--crypt"]], ids=["plain", "crypt"])
