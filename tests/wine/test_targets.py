@@ -148,6 +148,32 @@ def test_the_systems_drive_is_no_disk(tmp_path: Path, winpy: WindowsPython) -> N
     assert out == ["None", "E:\\", "\\\\nas\\tape\\"]
 
 
+@pytest.mark.parametrize("root", ["\\\\?\\Z:", "\\\\?\\unix"])
+def test_a_folder_without_a_drive_letter_of_its_own(root: str, tmp_path: Path, winpy: WindowsPython) -> None:
+    """Stored, proven, listed, set aside below a path that starts as a share does, of which Wine serves none."""
+    out = lines(
+        winpy,
+        f"target = folder({root + windows_path(tmp_path / 'nas')[2:]!r})\n"
+        "print(target.root.drive.startswith(2 * chr(92)), target.state().condition.value)\n"
+        "items = [parcel(seq, b'%d' % seq) for seq in range(3)]\n"
+        "print(said(target.put_many(items)), said(target.put_many(items[:1])))\n"
+        "target.note_sums([(item.path, '0' * 64) for item in items])\n"
+        "print([target.verify(item.path).digest == item.digest for item in items])\n"
+        "print([entry.path for entry in target.list()] == [item.path for item in items])\n"
+        "print(target.set_aside(items[0].path, 'why').split('/')[0], len(list(target.list())))\n"
+        "print(len(target.sums('bot/s/date=2026-01-01')))\n",
+    )
+    assert out == [
+        "True ready",
+        "NoneType NoneType NoneType AlreadyThere",
+        "[True, True, True]",
+        "True",
+        ".hometape-aside 2",
+        "2",
+    ]
+    assert len(list((tmp_path / "nas" / "bot").rglob("*.parquet"))) == 2
+
+
 def test_a_file_that_another_process_holds_open(tmp_path: Path, winpy: WindowsPython) -> None:
     """A segment or its sums held by a scanner: an error that names it, not a read-only target; later all is well."""
     out = lines(
