@@ -16,7 +16,7 @@ from receiver.policy import rules_of, wheres
 from receiver.report import StatusReport, status
 from receiver.report_policy import behind, lacks_of, level_of, rule_text, survey, waits_for
 from receiver.report_view import render
-from receiver.settings import ReceiverSettings
+from receiver.settings import ReceiverSettings, TargetSettings
 from tape.clock import ManualClock
 from tests.support.archive import Archive
 from tests.support.segments import START_NS, Maker
@@ -30,7 +30,13 @@ PLACES = {
     "usb-a": Where("usb-a", "usb", "home"),
     "cloud": Where("cloud", "cloud", "cloud"),
 }
-AGES = {"home": 900.0, "nas": 26 * HOUR, "usb-a": 31 * DAY, "cloud": 26 * HOUR}
+ENTRIES: list[dict[str, Any]] = [
+    {"id": "home", "path": "home", "home": True},
+    {"id": "nas", "path": "nas"},
+    {"id": "usb-a", "kind": "removable"},
+    {"id": "cloud", "kind": "remote", "remote": "cloud:tape"},
+]
+AGES = {entry["id"]: TargetSettings.model_validate(entry).max_age for entry in ENTRIES}
 
 
 @pytest.fixture
@@ -247,6 +253,11 @@ def test_levels(standing: Standing, age: float, level: int) -> None:
 def test_a_live_target_is_missed_sooner() -> None:
     """Where the second copy should come within minutes, a single one is critical after them."""
     assert level_of(Standing.AT_RISK, 601, 600) == 2
+
+
+def test_how_far_each_may_lag_by_itself() -> None:
+    """Minutes for home, a day and a little for what is always there, a month for a disk in a drawer."""
+    assert AGES == {"home": 15 * 60, "nas": 26 * HOUR, "usb-a": 31 * DAY, "cloud": 26 * HOUR}
 
 
 @pytest.mark.parametrize(
