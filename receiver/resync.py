@@ -6,7 +6,7 @@ next run finds what is left to do.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -148,8 +148,10 @@ class Resync:
         if self._alone:
             ending.repaired = asyncio.run(self._work(plan, findings, progress))
         else:
+            before = self.behind()
             ending.repaired = self._ask(findings)
-            self._follow(progress)
+            lost = _lost(plan, ending.repaired)
+            self._follow(progress, {name: left.bytes + lost.get(name, 0) for name, left in before.items()})
         ending.left = progress.rest()
         ending.seconds = self._clock.monotonic() - began
         ending.bytes = sum(progress.done.values())
@@ -215,9 +217,11 @@ class Resync:
             self._must_run()
             self._clock.wait(_LOOK)
 
-    def _follow(self, progress: "_Level") -> None:
-        """Watch the service at its work until nothing is left, or nothing moves any more."""
-        progress.begin()
+    def _follow(self, progress: "_Level", lacked: Mapping[str, int]) -> None:
+        """Watch the service at its work until nothing is left, or nothing moves any more. `lacked`: bytes by target
+        that it had to copy when it began; some of them are there by now.
+        """
+        progress.begin(lacked)
         still, since = progress.left(), self._clock.monotonic()
         while left := progress.left():
             progress.tell()
@@ -268,6 +272,14 @@ class Resync:
         return {lane["target"]: lane["error"] or lane["reason"] for lane in lanes}
 
 
+def _lost(plan: Plan, repaired: Repaired) -> dict[str, int]:
+    """Bytes by target that count no more since the service acted; none where it did less than was planned."""
+    kinds = (Kind.MISSING, Kind.WRONG_SIZE, Kind.WRONG_BYTES)
+    if repaired.dropped + repaired.aside < sum(plan.count(kind) for kind in kinds):
+        return {}
+    return {one.target: sum(one.found[kind].bytes for kind in kinds) for one in plan.targets}
+
+
 class _Level:
     """How far a repair is, by the catalog. Segments that were committed after it began don't count.
 
@@ -282,9 +294,11 @@ class _Level:
         self._top = 0
         self.done: dict[str, int] = {}
 
-    def begin(self) -> None:
-        """What lacks now is what there is to do."""
+    def begin(self, lacked: Mapping[str, int] | None = None) -> None:
+        """What lacks now is what there is to do, and what lacked a moment ago."""
         self._start = self._resync.behind()
+        for name, size in (lacked or {}).items():
+            self._start[name].bytes = max(self._start[name].bytes, size)
         self._top = self._resync.newest()
 
     def tell(self) -> None:

@@ -180,6 +180,17 @@ def test_the_home_archive_is_wiped(site: Site) -> None:
     site.assert_level()
 
 
+def test_what_the_service_copied_is_counted(site: Site) -> None:
+    """It may be done before the command looks again: the bytes are told all the same."""
+    paths = [site.at("nas", number) for number in (1, 4, 5)]
+    size = sum(path.stat().st_size for path in paths)
+    for path in paths:
+        path.unlink()
+    repair = site.resync("nas")["repair"]
+    assert (repair["repaired"]["dropped"], repair["bytes"]) == (3, size)
+    assert all(path.exists() for path in paths)
+
+
 def test_the_catalog_is_lost_and_half_of_home_with_it(site: Site) -> None:
     """A new catalog is made from what home still has; the rest is adopted from a target that has it."""
     site.stop()
