@@ -100,7 +100,7 @@ def _verify(settings: ReceiverSettings, only: list[str], stream: str | None, bud
         catalog, alone = Catalog.open(settings.state, clock=SYSTEM), True
     except StoreLocked:  # the service runs: it takes in what is found
         catalog, alone = Catalog.open(settings.state, clock=SYSTEM, read_only=True), False
-    seen: dict[str, tuple[int, int]] = {}
+    seen = {target.id: (0, 0) for target in targets}  # all of them: it must not grow, for targets tell in threads
     with catalog, counting("verifying", unit="B") as told:
 
         def tell(now: Progress) -> None:

@@ -25,6 +25,7 @@ _FAT = {"vfat", "msdos", "fat", "fat32", "fat16"}
 _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afpfs|webdav|9p|ceph|fuse\.(sshfs|rclone|s3fs|davfs)|davfs|glusterfs|afs"
 )
+_LONG = re.compile(r"^\\\\\?\\((?P<share>UNC\\)|(?=[a-z]:))", re.IGNORECASE)  # Windows: another way to write the same
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
@@ -144,7 +145,7 @@ def _elsewhere() -> list[Mount]:
 
 def _own_drive(folder: Path) -> Mount | None:
     """Windows: a share, a drive other than the system's, or a disk mounted into a folder."""
-    real = Path(os.path.realpath(folder))
+    real = Path(_LONG.sub(lambda found: "\\\\" if found["share"] else "", os.path.realpath(folder)))
     drive = real.drive
     if drive.startswith("\\\\"):
         return Mount(Path(real.anchor), drive, "cifs")

@@ -141,11 +141,12 @@ def test_the_systems_drive_is_no_disk(tmp_path: Path, winpy: WindowsPython) -> N
         out = lines(
             winpy,
             "from receiver.targets.mounts import own_mount\n"
-            "for name in ('C:/somewhere', 'E:/tape', r'\\\\nas\\tape\\x'):\n"
+            "for name in ('C:/somewhere', r'\\\\?\\C:\\somewhere', 'E:/tape', r'\\\\nas\\tape\\x',"
+            " r'\\\\?\\UNC\\nas\\tape\\x'):\n"
             "    found = own_mount(Path(name))\n"
             "    print(found and found.path)\n",
         )
-    assert out == ["None", "E:\\", "\\\\nas\\tape\\"]
+    assert out == ["None", "None", "E:\\", *["\\\\nas\\tape\\"] * 2]
 
 
 @pytest.mark.parametrize("root", ["\\\\?\\Z:", "\\\\?\\unix"])
