@@ -66,6 +66,7 @@ def test_every_run_keeps_to_the_settings(remotes: Remotes, tmp_path: Path, start
     """`requests` reaches every rclone, and `transfers` each that moves files; rclone takes them as they are given."""
     entry = entry_of(crypt_on_disk(remotes), remotes.config, requests=75.5, transfers=7)
     state = tmp_path / "state"
+    started.clear()  # what made the remote
     target = remote_target(entry.remote, remotes.config, state, requests=75.5, transfers=7)
     use_all(entry, target, state)
     commands = {words[0] for words in started}
