@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,29 +246,27 @@ def peers(scratch: Path, count: int, lacking: int, delay: float, limit: float) -
             files = count
             while files:
                 here, there = both_sides(scratch, files, min(lacking, files))
-                before, used = proxy.sent + proxy.received, resource.getrusage(resource.RUSAGE_CHILDREN)
-                began = time.monotonic()
-                try:
-                    done = subprocess.run(
-                        [*argv, f"{here}/", f"{far}{there}/"],
-                        capture_output=True,
-                        text=True,
-                        timeout=limit,
-                        check=False,
-                    )
-                    text = done.stdout + done.stderr
-                    found = text.count("<f") if name.startswith("rsync") else text.count("file not in")
-                    seconds: float | None = time.monotonic() - began
-                except subprocess.TimeoutExpired:
-                    found, seconds = 0, None
-                now = resource.getrusage(resource.RUSAGE_CHILDREN)
-                cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-                wire = proxy.sent + proxy.received - before
-                results.append(
-                    {"what": name, "files": files, "seconds": seconds, "cpu": cpu, "wire": wire, "found": found}
-                )
-                files = files // 10 if seconds is None else 0
+                row = compared(name, [*argv, f"{here}/", f"{far}{there}/"], proxy, limit)
+                results.append({**row, "files": files})
+                files = files // 10 if row["seconds"] is None else 0
     return results
+
+
+def compared(name: str, argv: Sequence[str], proxy: Proxy, limit: float) -> dict[str, Any]:
+    """What one comparison of two folders took; `seconds` is None if it was not done within the limit."""
+    before, used = proxy.sent + proxy.received, resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False)
+        text = done.stdout + done.stderr
+        found = text.count("<f") if name.startswith("rsync") else text.count("file not in")
+        seconds: float | None = time.monotonic() - began
+    except subprocess.TimeoutExpired:
+        found, seconds = 0, None
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    wire = proxy.sent + proxy.received - before
+    return {"what": name, "seconds": seconds, "cpu": cpu, "wire": wire, "found": found}
 
 
 def both_sides(scratch: Path, count: int, lacking: int) -> tuple[Path, Path]:

@@ -106,14 +106,15 @@ def _prepare(settings: ReceiverSettings, names: list[str], *, dry_run: bool) -> 
 
     if not names:
         raise UsageError("--prepare marks folders anew", hint="name the targets that were wiped or replaced")
-    for entry in settings.target:
-        if entry.id in names and entry.kind == "removable":
+    chosen = [entry for entry in settings.target if entry.id in names]
+    for entry in chosen:
+        if entry.kind == "removable":
             raise UsageError(f"{entry.id} is a removable disk", hint=f"tape-receiver disk init {entry.id}")
-    for entry in settings.target:
+    for entry in chosen:
         place = entry.remote or entry.folder
-        if entry.id in names and dry_run:
+        if dry_run:
             err.print(f"{place} would be marked as target {entry.id} anew, unless it is", markup=False)
-        elif entry.id in names and prepare_target(entry, settings.state):
+        elif prepare_target(entry, settings.state):
             err.print(f"{place} is marked as target {entry.id} anew", markup=False)
 
 

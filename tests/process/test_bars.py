@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.archive import Feed
+from tests.support.bars import GONE, last_frame
 from tests.support.homeside import HomeSide
 from tests.support.processes import command, environment, run
 from tests.support.segments import put
@@ -22,7 +23,6 @@ pytestmark = [
 RECORDED = b"".join(b"%d,1.%04d,%d\n" % (1_700_000_000_000 + i, i % 9973, i * i) for i in range(20_000))
 PIECES = 10
 RATE = r"\d+(\.\d)? [kMG]?B/s"
-GONE = "\x1b[1A\x1b[2K"  # the line above, wiped
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,6 @@ def on_a_terminal(*words: str | Path, codes: tuple[int, ...] = (0,)) -> str:
         os.close(upper)
     assert process.returncode in codes, shown.decode()
     return shown.decode()
-
-
-def last_frame(shown: str) -> str:
-    """The bar as it stood at the end, before it was wiped off; AssertionError if it was not."""
-    assert shown.endswith(GONE), shown
-    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).strip().rpartition("\r")[2]
 
 
 def test_an_export_says_how_fast_and_how_long(site: HomeSide, tmp_path: Path) -> None:

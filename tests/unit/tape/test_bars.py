@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tape.bars import counting
 from tape.clock import SYSTEM
+from tests.support.bars import last_frame
 
 
 @pytest.fixture
@@ -19,27 +20,20 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
-def last_frame(text: io.StringIO) -> str:
-    """The bar as it stood at the end, before it was wiped off."""
-    frames, wiped = text.getvalue().rsplit("\x1b[1A\x1b[2K", 1)
-    assert wiped == ""
-    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", frames).strip().rpartition("\r")[2]
-
-
 def test_bytes_have_a_rate_and_a_time_left(seen: io.StringIO) -> None:
     """What it is, how much of how much, how fast, how long still; in the end the line is wiped off."""
     with counting("copying", unit="B") as told:
         told(1_000_000, 4_000_000)
         SYSTEM.wait(0.1)
         told(3_000_000, 4_000_000)
-    assert re.fullmatch(r"copying \S+ +3\.0/4\.0 MB \d+(\.\d)? [kM]B/s 0:00:0\d", last_frame(seen))
+    assert re.fullmatch(r"copying \S+ +3\.0/4\.0 MB \d+(\.\d)? [kM]B/s 0:00:0\d", last_frame(seen.getvalue()))
 
 
 def test_things_are_counted(seen: io.StringIO) -> None:
     """Other things than bytes have no rate, and no time left where their number is unknown."""
     with counting("reading", unit="segments") as told:
         told(7, None)
-    assert re.fullmatch(r"reading [━╸╺ ]+ 7/\?", last_frame(seen))
+    assert re.fullmatch(r"reading [━╸╺ ]+ 7/\?", last_frame(seen.getvalue()))
 
 
 def test_an_error_leaves_no_bar_behind(seen: io.StringIO) -> None:
@@ -47,7 +41,7 @@ def test_an_error_leaves_no_bar_behind(seen: io.StringIO) -> None:
     with pytest.raises(OSError, match="the disk failed"), counting("copying", unit="B") as told:
         told(1, 2)
         raise OSError("the disk failed")
-    assert last_frame(seen).startswith("copying")
+    assert last_frame(seen.getvalue()).startswith("copying")
     assert "\x1b[?25h" in seen.getvalue()
 
 
