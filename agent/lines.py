@@ -63,10 +63,6 @@ class Lines:
         """The connection on which least is read; None while there is none."""
         return min(self.up, key=lambda line: line.reading, default=None)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run something that reads the spool where the spool is read."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
-
     async def run(self) -> None:
         """Connect, and connect again, until cancelled; then close everything."""
         keepers = [asyncio.ensure_future(self._keep(number)) for number in range(self._settings.connections)]

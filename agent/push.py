@@ -274,8 +274,7 @@ class Push:
             await line.upload(upload_path(first.stream, first.name), body, share)
             return
         bundle = Bundle([(Item(s.stream, s.name, s.size), self._outbox.spool / s.path) for s in job.items])
-        name = await self._lines.in_thread(bundle.name)
-        await line.upload(f"/.bundles/{name}", bundle, share)
+        await line.upload(f"/.bundles/{bundle.name}", bundle, share)
 
     async def _spoiled(self, job: Job, error: HometapeError | OSError) -> None:
         """Something is wrong with a segment itself: find out which of a bundle, then set it aside."""

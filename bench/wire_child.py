@@ -20,7 +20,7 @@ from agent.model import Spooled
 from agent.outbox import Outbox
 from agent.push import Push
 from agent.settings import ReceiverSettings
-from tape import log, sshtune
+from tape import console, log, sshtune
 from tape.clock import SYSTEM
 
 LIMIT = 600.0
@@ -95,6 +95,7 @@ async def deliver(state: Path, settings: ReceiverSettings, key: Path) -> dict[st
 
 def main() -> None:
     """Run and print."""
+    console.spare_the_collector()  # as the agent's command does
     sshtune.tune_allocator()
     log.configure(level="error")
     state, settings, key = Path(sys.argv[1]), ReceiverSettings.model_validate_json(sys.argv[2]), Path(sys.argv[3])

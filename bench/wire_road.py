@@ -18,12 +18,13 @@ from agent.model import KnownFile, Origin
 from agent.outbox import Outbox
 from agent.outbox_rows import NewSegment, StoredFile
 from agent.settings import AgentSettings
+from bench.installed import environment
 from tape.clock import SYSTEM
 from tape.digest import digests_of, xxh3
 from tape.footer import KEY, Footer, Head, SourceRange
 from tape.names import SegmentName, utc_day
 from tape.settings import load
-from tests.support import Program, Sshd, need_program, wait_until
+from tests.support import Program, Sshd, need_program, processes, wait_until
 from tests.support.needs import PROJECT
 from tests.support.road import Road
 
@@ -144,7 +145,8 @@ class Home:
     def restart(self) -> None:
         """Start it, the first time or after it was ended."""
         words = [sys.executable, "-c", "import sys; from receiver.cli import main; sys.exit(main())"]
-        self.program = Program([*self.line.far, *words, "run", "--config", self.road.receiver_toml])
+        argv = [*self.line.far, *words, "run", "--config", self.road.receiver_toml]
+        self.program = Program(argv, env=processes.environment(**environment("receiver.cli")))
         self.program.wait_for("listening")
 
     def cpu(self) -> float:
@@ -158,7 +160,15 @@ class Home:
         before = self.cpu()
         argv = [sys.executable, "-m", "bench.wire_child", state, self.settings.model_dump_json(), self.key]
         words = [str(word) for word in [*self.line.near, *argv]]
-        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, encoding="utf-8", check=False)
+        done = subprocess.run(
+            words,
+            cwd=PROJECT,
+            env=environment("bench.wire_child"),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
         if done.returncode:
             raise SystemExit(f"the push ended with {done.returncode}: {done.stderr[-2000:]}\n{self.program.report()}")
         return {**json.loads(done.stdout), "home_cpu": self.cpu() - before}

@@ -23,12 +23,13 @@ from receiver.ingress.inbox import clear_inbox, make_private, private_path
 from receiver.ingress.names import RECEIPTS, Kind, Spot, locate
 from receiver.model import Answer, Committer, Outcome, Upload
 from receiver.settings import AgentEntry
+from tape.bundle import BundleReader
 from tape.clock import SYSTEM, Clock
 from tape.digest import new_xxh3
 from tape.durable import DISK, Disk
-from tape.errors import ConfigError, DiskError, HometapeError, NameRefused
+from tape.errors import BundleError, ConfigError, DiskError, HometapeError, NameRefused
 from tape.log import get_logger
-from tape.names import MAX_PARTS
+from tape.names import MAX_PARTS, BundleName
 
 _log = get_logger(__name__)
 
@@ -208,11 +209,12 @@ class DropBox:
             self._report(path, f"could not be copied: {error}")
             await self._forget(copy)
             return False
-        if stamp is None or (digest != _digest_of(spot) and not self._settled(path, stamp)):
+        fits = stamp is not None and await asyncio.to_thread(_fits, spot, copy, size, digest)
+        if stamp is None or (not fits and not self._settled(path, stamp)):
             await self._forget(copy)
             return False
         outcome = await self._commit(spot, copy, size, digest)
-        if outcome.answer is Answer.RESEND and digest == _digest_of(spot):
+        if outcome.answer is Answer.RESEND and fits:
             _log.warning("an upload could not be committed; it is tried again", agent=self.agent, path=path)
             self._later[path] = self._clock.monotonic() + AGAIN
             return False
@@ -296,8 +298,16 @@ class DropBox:
         return written
 
 
-def _digest_of(spot: Spot) -> str:
-    return spot.name.digest if spot.name is not None else ""
+def _fits(spot: Spot, copy: Path, size: int, digest: str) -> bool:
+    """Whether a copy, whose digest is known, holds what its name says."""
+    if not isinstance(spot.name, BundleName):
+        return spot.name is not None and digest == spot.name.digest
+    try:
+        with copy.open("rb", buffering=0) as file:
+            reader = BundleReader(file, size, epoch=spot.name.epoch)
+            return reader.head.digest == spot.name.digest and reader.whole()
+    except (BundleError, OSError):
+        return False
 
 
 def _meaning(content: bytes) -> Any:

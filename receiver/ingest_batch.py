@@ -62,7 +62,7 @@ class Batches:
             self._ready()
         except HometapeError as error:
             log.warning("uploads are put off", error=str(error), hint=error.hint, uploads=len(uploads))
-            self._discard(upload.path for upload in uploads)
+            self._discard(path for upload in uploads for path in upload.files)
             return [Outcome(Answer.RESEND, str(error))] * len(uploads)
         items, failed = unpack(uploads, self._catalog, self._inspector, self._disk, self._temp)
         agents = {upload.agent for upload in uploads}
@@ -70,7 +70,8 @@ class Batches:
         self._commit(items)
         left = [item.path for item in items if item.path is not None and (item.stayed or not item.accepted)]
         alone = {item.upload for item in items if item.path is uploads[item.upload].path}
-        self._discard([*left, *(upload.path for number, upload in enumerate(uploads) if number not in alone)])
+        whole = [u.path for n, u in enumerate(uploads) if n not in alone and u.pieces is None]
+        self._discard([*left, *whole, *(path for number in failed for path in uploads[number].files)])
         by_upload: dict[int, list[Item]] = {}
         for item in items:
             by_upload.setdefault(item.upload, []).append(item)

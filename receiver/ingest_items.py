@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from receiver.catalog import Catalog
 from receiver.inspect import Inspector, Part
-from receiver.model import Answer, Outcome, Upload
+from receiver.model import Answer, Outcome, Pieces, Upload
 from receiver.verdict import Facts, Inspected, Known, Limits, judge_arrival, judge_content
 from tape.bundle import BundleReader
 from tape.digest import BLOCK, digest_of
@@ -105,14 +105,15 @@ def unpack(
     failed: dict[int, Outcome] = {}
     for number, upload in enumerate(uploads):
         try:
-            digest = upload.digest or digest_of(upload.path)
             if isinstance(upload.name, SegmentName):
                 place = (number, upload.agent, upload.stream, upload.name, upload.path)
-                items.append(Item(*place, size=upload.size, digest=digest))
-            elif digest != upload.name.digest:
-                failed[number] = Outcome(Answer.RESEND, f"arrived damaged: the bundle's digest is {digest}")
+                items.append(Item(*place, size=upload.size, digest=upload.digest or digest_of(upload.path)))
+            elif upload.pieces is not None:
+                items += _pieces(number, upload, upload.name, upload.pieces)
             else:
                 items += _unpack_bundle(number, upload, upload.name, catalog, inspector, _Sinks(disk, folder))
+        except _Damaged as error:
+            failed[number] = Outcome(Answer.RESEND, f"arrived damaged: {error}")
         except BundleError as error:
             failed[number] = Outcome(Answer.QUARANTINED, str(error))
         except SyncFailed:
@@ -122,13 +123,34 @@ def unpack(
     return items, failed
 
 
+class _Damaged(Exception):
+    """A bundle is not the one that its name tells of."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"the digest of the bundle's head is {digest}")
+
+
+def _pieces(number: int, upload: Upload, name: BundleName, pieces: Pieces) -> list[Item]:
+    """The segments of a bundle that was taken apart on the way in."""
+    if pieces.digest != name.digest:
+        raise _Damaged(pieces.digest)
+    if pieces.problem:
+        raise BundleError(pieces.problem)
+    return [
+        Item(number, upload.agent, piece.stream, piece.name, piece.path, size=piece.size, digest=piece.digest)
+        for piece in pieces.found
+    ]
+
+
 def _unpack_bundle(
     number: int, upload: Upload, name: BundleName, catalog: Catalog, inspector: Inspector, sinks: _Sinks
 ) -> list[Item]:
     with upload.path.open("rb", buffering=BLOCK) as file:
         reader = BundleReader(file, upload.size, where=str(name), epoch=name.epoch)
+        if reader.head.digest != name.digest:
+            raise _Damaged(reader.head.digest)
         known = catalog.known([(upload.agent, i.stream, i.name.epoch, i.name.seq) for i in reader.items])
-        items, fresh, parts, at = [], [], [], reader.start
+        items, fresh, parts, at = [], [], [], reader.head.length
         for entry, around in zip(reader.items, known, strict=True):
             held = around.digest == entry.name.digest and not around.wanted
             digest = entry.name.digest if held else ""

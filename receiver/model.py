@@ -11,11 +11,35 @@ from tape.names import BundleName, SegmentName, SegmentPath
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A segment of a bundle in a private file of its own. `digest`: XXH3-128 of its bytes as they arrived."""
+
+    stream: str
+    name: SegmentName
+    size: int
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A bundle that was taken apart on the way in. `digest`: XXH3-128 of its head as it arrived.
+
+    `problem`: why these are not the segments that the head tells of; "" if they are.
+    """
+
+    digest: str
+    found: tuple[Piece, ...]
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """A finished upload in private storage: no handle of the agent is left on `path`, nothing else knows it.
 
-    `digest` is XXH3-128 of the bytes as they arrived (computed on the way in; "" where it was not, as
-    in a drop box). `stream` is "" for a bundle. The committer owns the file from here on.
+    `digest` is XXH3-128 of the bytes as they arrived (computed on the way in; "" where it was not, and of a bundle,
+    whose head proves it). `stream` is "" for a bundle. `pieces`: what a bundle that was taken apart on the way became;
+    then nothing lies at `path`. The committer owns all of its files from here on.
     """
 
     agent: str
@@ -25,6 +49,12 @@ class Upload:
     size: int
     digest: str
     received_ns: int
+    pieces: Pieces | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Its private files; where they are moved to, they are gone from here."""
+        return [self.path] if self.pieces is None else [piece.path for piece in self.pieces.found]
 
 
 class Answer(StrEnum):

@@ -1,8 +1,8 @@
 r"""Bundles: many small segments in one upload, so that a long link and an fsync are paid for once.
 
-Format, version 1, all numbers big-endian:
+Format, version 2, all numbers big-endian:
 
-    magic   8 bytes   b"HTBNDL1\n"
+    magic   8 bytes   b"HTBNDL2\n"
     count   u32       number of items, 1 to MAX_ITEMS
     index   count times:
         length  u16   of the path in bytes
@@ -10,9 +10,10 @@ Format, version 1, all numbers big-endian:
         size    u64   of the segment in bytes, at least 1
     bytes             the segments one behind the other, in the order of the index, nothing after them
 
-The file's name is `<epoch>-<XXH3-128 of the whole file>.bundle`; every item is of that epoch, and no path
-comes twice. An item's own digest stands in its name and is the item's proof; the bundle's digest is the
-upload's. The index is at the front, so a reader knows all names and sizes before it copies a byte.
+All before the segments' bytes is the head. The file's name is `<epoch>-<XXH3-128 of the head>.bundle`; every item is
+of that epoch, and no path comes twice. An item's own digest stands in its path, so the head, and with it the
+file's name, covers every byte, and a bundle has its name before its segments are read. The head is at the front: a
+reader knows all names and sizes before it copies a byte, and can take a bundle apart while it arrives.
 
 Writing needs one block of memory whatever the size; so does reading, beside the index.
 """
@@ -28,10 +29,11 @@ from tape.digest import BLOCK, new_xxh3, xxh3
 from tape.errors import BundleError, NameRefused
 from tape.names import BundleName, SegmentName, check_stream, upload_path
 
-MAGIC = b"HTBNDL1\n"
+MAGIC = b"HTBNDL2\n"
 MAX_ITEMS = 4096
 MAX_BYTES = 256 * 2**20
 MAX_PATH = 512
+_HEAD_BLOCK = 64 << 10
 _COUNT = struct.Struct(">I")
 _LENGTH = struct.Struct(">H")
 _SIZE = struct.Struct(">Q")
@@ -76,12 +78,10 @@ class Bundle:
         self._head = _index([item for item, _ in self.entries], paths)
         self.size = len(self._head) + sum(item.size for item, _ in self.entries)
 
+    @property
     def name(self) -> BundleName:
-        """Its file name: reads all files once; raises BundleError if one is not what was sealed, OSError."""
-        fast = new_xxh3()
-        for block in self.blocks():
-            fast.update(block)
-        return BundleName(self.entries[0][0].name.epoch, fast.hexdigest())
+        """Its file name."""
+        return BundleName(self.entries[0][0].name.epoch, xxh3(self._head))
 
     def blocks(self) -> Iterator[bytes]:
         """All its bytes in order, at most BLOCK at a time; raises BundleError, OSError."""
@@ -128,12 +128,95 @@ class BundleStream:
         getattr(self._blocks, "close", lambda: None)()
 
 
+class Head:
+    """What stands before the segments' bytes, taken in as it comes; nothing is believed that was not checked.
+
+    `epoch`, if given, is the one in the bundle's name. Once `done`, `items` is the whole index, `length` how long
+    the head is, `size` how long the bundle has to be, in bytes, and `digest` what its name has to hold.
+    """
+
+    def __init__(self, *, where: str = "bundle", epoch: str | None = None) -> None:
+        self.count = 0
+        """Items it claims to have; 0 until that is known."""
+        self.done = False
+        self.items: tuple[Item, ...] = ()
+        self.length = self.size = 0
+        self.digest = ""
+        self._where = where
+        self._epoch = epoch
+        self._data = bytearray()
+        self._at = 0
+        self._found: list[tuple[str, Item]] = []
+
+    def feed(self, data: bytes | memoryview) -> int:
+        """Take the next bytes; how many of them are the head's. Raises BundleError, and is of no use after that."""
+        before = len(self._data)
+        self._data += data
+        if not self.count and not self._begin():
+            return len(data)
+        while len(self._found) < self.count:
+            if not self._entry():
+                return len(data)
+        self._end()
+        return self.length - before
+
+    def _begin(self) -> bool:
+        start = len(MAGIC) + _COUNT.size
+        if not MAGIC.startswith(self._data[: len(MAGIC)]):
+            raise BundleError(f"{self._where}: does not start like a bundle of a known version")
+        if len(self._data) < start:
+            return False
+        (self.count,) = _COUNT.unpack_from(self._data, len(MAGIC))
+        if not 1 <= self.count <= MAX_ITEMS:
+            raise BundleError(f"{self._where}: claims {self.count} items; 1 to {MAX_ITEMS} are allowed")
+        self._at = start
+        return True
+
+    def _entry(self) -> bool:
+        """The next path and item of the index, if all of it is here; a path has but one spelling."""
+        if len(self._data) < self._at + _LENGTH.size:
+            return False
+        (length,) = _LENGTH.unpack_from(self._data, self._at)
+        if not 1 <= length <= MAX_PATH:
+            raise BundleError(f"{self._where}: a path of {length} bytes; 1 to {MAX_PATH} are allowed")
+        start = self._at + _LENGTH.size
+        if len(self._data) < start + length + _SIZE.size:
+            return False
+        (size,) = _SIZE.unpack_from(self._data, start + length)
+        try:
+            text = self._data[start : start + length].decode("ascii")
+            slash, _, rest = text.partition("/")
+            stream, _, name = rest.rpartition("/")
+            if slash:
+                raise NameRefused(f"upload path {text[:120]!r} does not start with '/'")
+            self._found.append((text, Item(check_stream(stream), SegmentName.parse(name), size)))
+        except (UnicodeDecodeError, NameRefused) as error:
+            raise BundleError(f"{self._where}: {error}") from error
+        self._at = start + length + _SIZE.size
+        return True
+
+    def _end(self) -> None:
+        items = tuple(item for _, item in self._found)
+        _check(items, [path for path, _ in self._found], self._where, self._epoch)
+        self.items, self.length = items, self._at
+        self.size = self.length + sum(item.size for item in items)
+        self.digest = xxh3(memoryview(self._data)[: self.length])
+        self.done = True
+        self._data, self._found = bytearray(), []
+
+    def check_size(self, size: int) -> None:
+        """Raises BundleError if a bundle with this head, which is `done`, is not so many bytes long."""
+        if size != self.size:
+            promised, held = self.size - self.length, size - self.length
+            raise BundleError(f"{self._where}: the index promises {promised} bytes of segments, the file holds {held}")
+
+
 class BundleReader:
-    """Reads a bundle that somebody else wrote: every number and name is checked before it is believed.
+    """Reads a bundle that somebody else wrote.
 
     `file` is open for reading at its start; `size` is its length in bytes; `epoch`, if given, is the one in
-    the bundle's name. On return `items` is the whole index, proven against `size`; the items' bytes are
-    then taken in order by `copy` (or `skip`). Raises BundleError, here and there; OSError if reading fails.
+    the bundle's name. On return `head` is proven against `size`; the items' bytes are then taken in order
+    by `copy` (or `skip`). Raises BundleError, here and there; OSError if reading fails.
     """
 
     def __init__(
@@ -144,25 +227,19 @@ class BundleReader:
         self._next = 0
         if size > max_bytes:
             raise BundleError(f"{where}: {size} bytes are more than the {max_bytes} allowed")
-        self._left = size
-        if self._exactly(len(MAGIC)) != MAGIC:
-            raise BundleError(f"{where}: does not start like a bundle of a known version")
-        (count,) = _COUNT.unpack(self._exactly(_COUNT.size))
-        if not 1 <= count <= MAX_ITEMS:
-            raise BundleError(f"{where}: claims {count} items; 1 to {MAX_ITEMS} are allowed")
-        paths = []
-        items = []
-        for _ in range(count):
-            path, item = self._entry()
-            paths.append(path)
-            items.append(item)
-        self.items = tuple(items)
-        _check(self.items, paths, where, epoch)
-        total = sum(item.size for item in self.items)
-        if total != self._left:
-            raise BundleError(f"{where}: the index promises {total} bytes of segments, the file holds {self._left}")
-        self.start = size - total
-        """Where the first item's bytes begin in the file; the others follow without gaps."""
+        self.head = Head(where=where, epoch=epoch)
+        while not self.head.done:
+            block = file.read(_HEAD_BLOCK)
+            if not block:
+                raise BundleError(f"{where}: ends within its index")
+            self.head.feed(block)
+        self.head.check_size(size)
+        file.seek(self.head.length)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The whole index."""
+        return self.head.items
 
     def copy(self, sink: Sink) -> tuple[Item, str]:
         """Hand the next item's bytes to `sink`; returns the item and the XXH3-128 of what was read.
@@ -187,8 +264,12 @@ class BundleReader:
         """Pass over the next item's bytes."""
         item = self._advance()
         self._file.seek(item.size, 1)
-        self._left -= item.size
         return item
+
+    def whole(self) -> bool:
+        """Whether all items that were not taken yet have their digests."""
+        rest = (self.copy(_Nowhere()) for _ in self.items[self._next :])
+        return all(digest == item.name.digest for item, digest in rest)
 
     def _advance(self) -> Item:
         if self._next >= len(self.items):
@@ -196,34 +277,21 @@ class BundleReader:
         self._next += 1
         return self.items[self._next - 1]
 
-    def _entry(self) -> tuple[str, Item]:
-        """The next path and item of the index; a path has but one spelling."""
-        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-        if not 1 <= length <= MAX_PATH:
-            raise BundleError(f"{self._where}: a path of {length} bytes; 1 to {MAX_PATH} are allowed")
-        raw = self._exactly(length)
-        (size,) = _SIZE.unpack(self._exactly(_SIZE.size))
-        try:
-            text = raw.decode("ascii")
-            slash, _, rest = text.partition("/")
-            stream, _, name = rest.rpartition("/")
-            if slash:
-                raise NameRefused(f"upload path {text[:120]!r} does not start with '/'")
-            return text, Item(check_stream(stream), SegmentName.parse(name), size)
-        except (UnicodeDecodeError, NameRefused) as error:
-            raise BundleError(f"{self._where}: {error}") from error
-
     def _exactly(self, count: int) -> bytes:
-        if count > self._left:
-            raise BundleError(f"{self._where}: ends {count - self._left} bytes too early")
         found = self._file.read(count)
         while len(found) < count:
             block = self._file.read(count - len(found))
             if not block:
                 raise BundleError(f"{self._where}: ends {count - len(found)} bytes too early")
             found += block
-        self._left -= count
         return found
+
+
+class _Nowhere:
+    """Takes bytes that are only looked at."""
+
+    def write(self, data: bytes, /) -> None:
+        """Nothing is kept."""
 
 
 def _index(items: Sequence[Item], paths: Sequence[str]) -> bytes:

@@ -1,7 +1,8 @@
 """Private files for uploads under way, written by threads so that the event loop never waits for a disk.
 
-An arrival's bytes are hashed as they come and queued; one thread at a time writes them, in order. The
-first failure ends it: what comes later is dropped, and `failed` says why until somebody asks.
+An arrival's bytes are hashed as they come (a bundle's as they are written, segment by segment) and queued; one
+thread at a time writes them, in order. The first failure ends it: what comes later is dropped, and `failed` says why
+until somebody asks.
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
-from tape.digest import new_xxh3
+from receiver.ingress.storing import Room, Split, Store, Whole
+from receiver.model import Pieces
+from tape.digest import Hasher, new_xxh3
 from tape.durable import Disk
 from tape.errors import DiskError, DiskFull, HometapeError
 from tape.log import get_logger
+from tape.names import BundleName
 
 _log = get_logger(__name__)
 
@@ -58,6 +61,7 @@ class Inbox:
         self.disk = disk
         self._arrived = arrived
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="inbox")
+        self._room = Room()
 
     def open(self) -> int:
         """Create the folder and clear it; returns how many leftovers were deleted. Raises DiskError."""
@@ -68,39 +72,55 @@ class Inbox:
         """Finish what is queued and end the threads."""
         self._threads.shutdown()
 
-    def arrive(self, written: Callable[[int], None]) -> "Arrival":
-        """A new arrival; `written` is told on the event loop how many bytes have left the queue."""
+    def arrive(self, written: Callable[[int], None], bundle: BundleName | None = None) -> "Arrival":
+        """A new arrival; `written` is told on the event loop how many bytes have left the queue. `bundle`: its name."""
 
         def note(count: int) -> None:
             self._arrived(count)
             written(count)
 
-        return Arrival(private_path(self.folder), self.disk, self._threads, note)
+        path = private_path(self.folder)
+        if bundle is None:
+            return Arrival(Whole(path, self.disk), self._threads, note, new_xxh3())
+        return Arrival(Split(path, self.disk, bundle, self._room), self._threads, note)
 
 
 class Arrival:
-    """One upload on its way into a private file. Every method is called on the event loop."""
+    """One upload on its way into private files. Every method is called on the event loop."""
 
-    def __init__(self, path: Path, disk: Disk, threads: ThreadPoolExecutor, written: Callable[[int], None]) -> None:
-        self.path = path
+    def __init__(
+        self, store: Store, threads: ThreadPoolExecutor, written: Callable[[int], None], hasher: Hasher | None = None
+    ) -> None:
         self.size = 0
         self.failed = ""
         self.closed = False
-        self._disk = disk
+        self._store = store
         self._threads = threads
         self._written = written
         self._loop = asyncio.get_running_loop()
-        self._hash = new_xxh3()
+        self._hash = hasher
         self._steps: deque[_Step] = deque()
         self._lock = threading.Lock()
         self._busy = False
-        self._file: BinaryIO | None = None
         self._done: asyncio.Future[str] | None = None
 
     @property
+    def path(self) -> Path:
+        """Its private file; see `pieces`."""
+        return self._store.path
+
+    @property
     def digest(self) -> str:
-        """XXH3-128 of the bytes so far, hex."""
-        return self._hash.hexdigest()
+        """XXH3-128 of the bytes so far, hex; "" of a bundle."""
+        return self._hash.hexdigest() if self._hash is not None else ""
+
+    def pieces(self) -> Pieces | None:
+        """Once it is finished: the segments of a bundle that was taken apart; None if it is one file."""
+        return self._store.pieces()
+
+    def let_go(self) -> None:
+        """Its files are somebody else's, or gone."""
+        self._store.let_go()
 
     def fail(self, why: str) -> None:
         """The upload is void from here on; the first reason stays."""
@@ -109,7 +129,8 @@ class Arrival:
     def write(self, content: memoryview) -> None:
         """Hash and queue the next bytes."""
         self.size += len(content)
-        self._hash.update(content)
+        if self._hash is not None:
+            self._hash.update(content)
         self._queue(("write", content, None))
 
     def sync(self) -> asyncio.Future[str]:
@@ -174,32 +195,19 @@ class Arrival:
     def _perform(self, what: str, content: memoryview | None) -> None:
         try:
             if what == "delete":
-                self._close()
-                self._disk.remove(self.path)
+                self._store.delete()
             elif what == "write" and content is not None and not self.failed:
-                self._disk.write_all(self._opened(), content)
+                self._store.write(content)
             elif what == "sync" and not self.failed:
-                self._disk.sync(self._opened())
+                self._store.sync()
+            elif what == "close" and not self.failed:
+                self._store.end()
             elif what == "close":
-                if not self.failed:
-                    self._opened()
-                self._close()
+                self._store.close()
         except HometapeError as error:
             _log.error("an upload could not be stored", path=str(self.path), error=str(error))
             self.fail(_excuse(error))
-            self._close()
-
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            self._file = self._disk.create(self.path)
-            with contextlib.suppress(OSError):  # a file system without modes; the folder is private anyway
-                self.path.chmod(0o600)
-        return self._file
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+            self._store.close()
 
 
 def _excuse(error: HometapeError) -> str:

@@ -21,6 +21,7 @@ from receiver.model import Answer, Committer, Outcome, Upload
 from tape.clock import Clock
 from tape.errors import HometapeError, NameRefused
 from tape.log import get_logger
+from tape.names import BundleName
 
 _log = get_logger(__name__)
 
@@ -132,7 +133,8 @@ class View:
         why = self._serving.allowance.begin(self._serving.stored(self._serving.agent))
         if why:
             return self._no(number, wire.FAILURE, why, "open: quota")
-        arrival = self._serving.inbox.arrive(lambda size: self._host.queued(-size))
+        bundle = spot.name if isinstance(spot.name, BundleName) else None
+        arrival = self._serving.inbox.arrive(lambda size: self._host.queued(-size), bundle)
         self._uploads[spot.path] = arrival
         self._failed.pop(spot.path, None)
         handle = self._new_handle()
@@ -220,6 +222,7 @@ class View:
             self._drop(arrival)
             return self._no(number, wire.FAILURE, why, f"rename: {why}")
         outcome = await self._commit(spot, arrival)
+        arrival.let_go()
         self._serving.allowance.give_back(arrival.size)
         if outcome.ok:
             return wire.ok(number)
@@ -239,6 +242,7 @@ class View:
             size=arrival.size,
             digest=arrival.digest,
             received_ns=serving.clock.now_ns(),
+            pieces=arrival.pieces(),
         )
         try:
             return await serving.committer.commit(upload)

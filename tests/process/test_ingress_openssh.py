@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tape.names import BundleName
 from tests.support import need_program
-from tests.support.ingress import EPOCH, STREAM, House, deliver, segment
+from tests.support.ingress import EPOCH, STREAM, House, bundled, deliver, segment
 
 CONTENT = bytes(range(256)) * 5000
 NAME = segment(CONTENT, 3)
@@ -48,12 +47,16 @@ async def test_put_and_rename_deliver(how: str, options: list[str], tmp_path: Pa
 
 
 async def test_a_bundle_is_delivered(tmp_path: Path, upload: Path) -> None:
-    """The same for bundles."""
-    path = f"/.bundles/{BundleName(EPOCH, NAME.digest)}"
+    """The same for bundles, which are taken apart on the way in: a write of `sftp` ends in the midst of a segment."""
+    made = [(STREAM, segment(data, seq), data) for seq, data in enumerate((b"one", CONTENT, b"two", CONTENT * 3))]
+    name, content = bundled(tmp_path, made)
+    upload.write_bytes(content)
+    path = f"/.bundles/{name}"
     async with House(tmp_path) as house:
         ended = await house.openssh(f"put {upload} {path}.part\nrename {path}.part {path}\n")
         assert ended.returncode == 0, ended.stderr
-        assert house.store.contents() == {f"alpha{path}": CONTENT}
+        assert house.store.contents() == {f"alpha/{stream}/{name}": data for stream, name, data in made}
+        assert house.store.uploads[0].pieces is not None
 
 
 async def test_a_receipt_can_be_fetched(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from receiver import ingest_batch
 from receiver.catalog import Catalog, Refusal
 from receiver.ingest_batch import Batches
 from receiver.ingest_items import Item
+from receiver.ingress.storing import Room, Split
 from receiver.inspect import Inspector
 from receiver.model import Answer, Upload
 from receiver.orphans import Action
@@ -140,10 +141,24 @@ class World:
     def bundle(self, made: list[Made]) -> Upload:
         made = list({m.path.name: m for m in made}.values())
         entries = [(BundleItem(m.path.stream, m.path.name, len(m.data)), self._lay(m.data)) for m in made]
-        content = b"".join(Bundle(entries).blocks())
+        bundle = Bundle(entries)
+        content = b"".join(bundle.blocks())
         path = self._lay(content)
-        name = BundleName(made[0].path.name.epoch, xxh3(content))
-        return Upload(made[0].path.agent, "", name, path, len(content), name.digest, 1)
+        upload = Upload(made[0].path.agent, "", bundle.name, path, len(content), "", 1)
+        return upload if self.draw.random() < 0.4 else self._apart(upload, content)
+
+    def _apart(self, upload: Upload, content: bytes) -> Upload:
+        """As the ingress hands it over; its files are no more durable than others."""
+        assert isinstance(upload.name, BundleName)
+        upload.path.unlink()
+        store = Split(upload.path, DISK, upload.name, Room())
+        store.write(memoryview(content))
+        store.end()
+        pieces = store.pieces()
+        assert pieces is not None
+        for piece in pieces.found:
+            self.disk.wrote(piece.path)
+        return replace(upload, pieces=pieces)
 
     def _lay(self, content: bytes) -> Path:
         path = self.inbox / f"up-{next(_NUMBERS)}"

@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from receiver.catalog import Catalog
 from receiver.ingest import Ingest
+from receiver.ingress.storing import Room, Split
 from receiver.inspect import Inspector
 from receiver.model import Outcome, Upload
 from receiver.settings import AgentEntry, ReceiverSettings, TargetSettings
@@ -59,8 +60,19 @@ class Bench:
             content = content.replace(damage.data, damage.data[:-5] + b"!" + damage.data[-4:])
         path = lay(self.inbox, content)
         self.uploads.append(path)
-        name = BundleName(made[0].path.name.epoch, xxh3(content))
-        return Upload(made[0].path.agent, "", name, path, len(content), name.digest, 1)
+        return Upload(made[0].path.agent, "", bundle.name, path, len(content), "", 1)
+
+    def apart(self, upload: Upload) -> Upload:
+        """A bundle as the ingress hands it over, taken apart on the way in."""
+        assert isinstance(upload.name, BundleName)
+        content = upload.path.read_bytes()
+        upload.path.unlink()
+        store = Split(upload.path, DISK, upload.name, Room())
+        store.write(memoryview(content))
+        store.end()
+        if (pieces := store.pieces()) is not None:
+            self.uploads += [piece.path for piece in pieces.found]
+        return replace(upload, pieces=pieces)
 
     async def send(self, made: Made) -> Outcome:
         """Commit one segment."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,7 @@ from receiver.ingress import Ingress
 from receiver.model import Answer, Outcome, Upload
 from receiver.settings import AgentEntry, ListenSettings, PolicySettings, ReceiverSettings, TargetSettings
 from tape import keys, sshtune
+from tape.bundle import Bundle, BundleReader, Item
 from tape.clock import SYSTEM, Clock
 from tape.digest import digest_of, xxh3
 from tape.durable import DISK, Disk
@@ -52,13 +54,17 @@ class Store:
         return self.root / agent / (stream or ".bundles") / str(name)
 
     async def commit(self, upload: Upload) -> Outcome:
-        """Keep it, or say why not."""
+        """Keep it, or each segment of a bundle, or say why not; the first bad answer is a bundle's."""
         self.uploads.append(upload)
         if self.hold is not None:
             await self.hold.wait()
         if self.error is not None:
             raise self.error
-        return await asyncio.to_thread(self._keep, upload)
+        return await asyncio.to_thread(self._keep_all, upload)
+
+    def _keep_all(self, upload: Upload) -> Outcome:
+        outcomes = [self._keep(part) for part in parts_of(upload)]
+        return next((outcome for outcome in outcomes if not outcome.ok), outcomes[0])
 
     def _keep(self, upload: Upload) -> Outcome:
         name, final = upload.name, self.path(upload.agent, upload.stream, upload.name)
@@ -110,6 +116,43 @@ class Store:
         names = [(path.parent.relative_to(root).as_posix(), SegmentName.parse(path.name)) for path in found]
         held = {(stream, name.epoch, name.seq): bytes.fromhex(name.digest) for stream, name in names}
         return answer(PlainTree(held), page)
+
+
+def parts_of(upload: Upload) -> list[Upload]:
+    """The segments of a bundle as uploads of their own, taken apart on the way in or not; of a segment, itself."""
+    if not isinstance(upload.name, BundleName):
+        return [upload]
+    if upload.pieces is not None:
+        assert (upload.pieces.digest, upload.pieces.problem) == (upload.name.digest, "")
+        found = [(piece.stream, piece.name, piece.path, piece.size, piece.digest) for piece in upload.pieces.found]
+    else:
+        found = []
+        with upload.path.open("rb") as file:
+            reader = BundleReader(file, upload.size, epoch=upload.name.epoch)
+            assert reader.head.digest == upload.name.digest
+            for number, item in enumerate(reader.items):
+                path = upload.path.with_name(f"{upload.path.name}.{number}")
+                with path.open("wb") as out:
+                    _, digest = reader.copy(out)
+                found.append((item.stream, item.name, path, item.size, digest))
+        upload.path.unlink()
+    return [
+        replace(upload, pieces=None, stream=stream, name=name, path=path, size=size, digest=digest)
+        for stream, name, path, size, digest in found
+    ]
+
+
+def bundled(folder: Path, entries: Sequence[tuple[str, SegmentName, bytes]]) -> tuple[BundleName, bytes]:
+    """A bundle of segments, each a stream, a name and bytes; laid in `folder` meanwhile."""
+    paths = [folder / f"laid-{number}" for number in range(len(entries))]
+    for path, (_, _, data) in zip(paths, entries, strict=True):
+        path.write_bytes(data)
+    items = [Item(stream, name, len(data)) for stream, name, data in entries]
+    bundle = Bundle(list(zip(items, paths, strict=True)))
+    content = b"".join(bundle.blocks())
+    for path in paths:
+        path.unlink()
+    return bundle.name, content
 
 
 class House:

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from agent.push import Push
 from agent.settings import ReceiverSettings
 from receiver.model import Answer, Outcome, Upload
 from tape import keys
-from tape.bundle import BundleReader
 from tape.clock import SYSTEM, Clock
 from tape.names import BundleName
 from tests.support import wait_until_async
-from tests.support.ingress import House, Store
+from tests.support.ingress import House, Store, parts_of
 from tests.support.proxy import Proxy
 from tests.unit.agent.outboxes import ORIGIN, open_outbox, place_and_commit
 
@@ -47,8 +45,7 @@ class Home(Store):
         if isinstance(upload.name, BundleName):
             self.bundles += 1
             self.uploads.append(upload)
-            parts = await asyncio.to_thread(self._unpack, upload)
-            outcomes = [await self._one(part) for part in parts]
+            outcomes = [await self._one(part) for part in await asyncio.to_thread(parts_of, upload)]
             return next((outcome for outcome in outcomes if not outcome.ok), outcomes[0])
         return await self._one(upload)
 
@@ -61,20 +58,6 @@ class Home(Store):
             upload.path.unlink()
             return answer
         return await super().commit(upload)
-
-    def _unpack(self, upload: Upload) -> list[Upload]:
-        parts = []
-        with upload.path.open("rb") as file:
-            reader = BundleReader(file, upload.size, epoch=upload.name.epoch)
-            for number, item in enumerate(reader.items):
-                path = upload.path.with_name(f"{upload.path.name}.{number}")
-                with path.open("wb") as out:
-                    _, digest = reader.copy(out)
-                parts.append(
-                    replace(upload, stream=item.stream, name=item.name, path=path, size=item.size, digest=digest)
-                )
-        upload.path.unlink()
-        return parts
 
     def seqs(self, stream: str = ORIGIN.stream, agent: str = "alpha") -> list[int]:
         """The numbers held of a stream."""

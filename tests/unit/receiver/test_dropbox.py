@@ -17,9 +17,8 @@ from receiver.settings import AgentEntry
 from tape.clock import Clock, ManualClock
 from tape.durable import Disk
 from tape.errors import ConfigError, DiskFull, SyncFailed
-from tape.names import BundleName
 from tests.support import wait_until_async
-from tests.support.ingress import EPOCH, STREAM, Store, segment
+from tests.support.ingress import EPOCH, STREAM, Store, bundled, segment
 
 CONTENT = b"ticks " * 5000
 NAME = segment(CONTENT, 4)
@@ -89,11 +88,19 @@ async def test_an_upload_is_committed_and_deleted(yard: Yard) -> None:
 
 
 async def test_a_bundle_is_taken(yard: Yard) -> None:
-    """Bundles lie in their own folder."""
-    name = BundleName(EPOCH, NAME.digest)
-    yard.put(CONTENT, stream=".bundles", name=str(name))
+    """Bundles lie in their own folder; one that is not whole yet, in its head or in a segment, is left alone."""
+    name, content = bundled(yard.state, [(STREAM, NAME, CONTENT), (STREAM, segment(b"more", 5), b"more")])
+    for unfinished in (content[:20], content[:-2], content[:-2] + b"xx", b"nonsense"):
+        path = yard.put(unfinished, stream=".bundles", name=str(name))
+        assert await yard.box.take_all() == 0
+        assert path.read_bytes() == unfinished
+    assert not yard.store.uploads
+    yard.put(content, stream=".bundles", name=str(name))
     assert await yard.box.take_all() == 1
-    assert yard.store.contents() == {f"alpha/.bundles/{name}": CONTENT}
+    assert yard.store.contents() == {
+        f"alpha/{STREAM}/{NAME}": CONTENT,
+        f"alpha/{STREAM}/{segment(b'more', 5)}": b"more",
+    }
 
 
 async def test_uploads_under_way_are_left(yard: Yard) -> None:

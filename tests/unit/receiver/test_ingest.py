@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -227,49 +227,64 @@ async def test_a_quota_puts_off_what_is_above_it(tmp_path: Path, inspector: Insp
         assert (await bench.send(Maker(agent="other").make())).answer is Answer.ACCEPTED
 
 
-async def test_a_bundle_is_committed_whole(bench: Bench) -> None:
+Way = Callable[[Bench, Upload], Upload]
+taken = pytest.mark.parametrize("way", [lambda _, upload: upload, Bench.apart], ids=["one file", "taken apart"])
+"""How a bundle comes: as one file, from a drop box, or in pieces, from the ingress."""
+
+
+@taken
+async def test_a_bundle_is_committed_whole(bench: Bench, way: Way) -> None:
     """Every segment of a bundle lies under its own name afterwards; the bundle itself is gone; a resend is OK."""
     made = [*Maker().many(20), *Maker(stream="demo/other").many(5)]
-    assert (await bench.ingest.commit(bench.bundle(made))).answer is Answer.ACCEPTED
+    assert (await bench.ingest.commit(way(bench, bench.bundle(made)))).answer is Answer.ACCEPTED
     assert bench.stored() == {str(one.path): one.data for one in made}
     assert bench.private() == []
-    assert (await bench.ingest.commit(bench.bundle(made))).answer is Answer.DUPLICATE
+    assert (await bench.ingest.commit(way(bench, bench.bundle(made)))).answer is Answer.DUPLICATE
     assert bench.private() == []
 
 
-async def test_a_bundles_bad_item_does_not_cost_its_good_ones(bench: Bench) -> None:
+@taken
+async def test_a_bundles_bad_item_does_not_cost_its_good_ones(bench: Bench, way: Way) -> None:
     """The bundle is refused with the first reason; the good segments are held, and sent again they are duplicates."""
     maker = Maker()
     good = maker.many(3)
     bad = maker.make(rows=99)
     more = maker.make()
-    outcome = await bench.ingest.commit(bench.bundle([*good, bad, more]))
+    outcome = await bench.ingest.commit(way(bench, bench.bundle([*good, bad, more])))
     assert outcome.answer is Answer.QUARANTINED
     assert "99 rows" in outcome.reason
     assert len(bench.stored()) == 4
     assert (await bench.send(good[1])).answer is Answer.DUPLICATE
-    assert (await bench.ingest.commit(bench.bundle([*good, more]))).answer is Answer.DUPLICATE
+    assert (await bench.ingest.commit(way(bench, bench.bundle([*good, more])))).answer is Answer.DUPLICATE
 
 
-async def test_a_bundle_with_a_damaged_item_is_asked_for_again(bench: Bench) -> None:
+@taken
+async def test_a_bundle_with_a_damaged_item_is_asked_for_again(bench: Bench, way: Way) -> None:
     """An item whose bytes differ from its name's digest wants a resend, even beside a refused one."""
     maker = Maker()
     good, bad, wrong = maker.make(), maker.make(rows=99), maker.make()
-    outcome = await bench.ingest.commit(bench.bundle([good, bad, wrong], damage=wrong))
+    outcome = await bench.ingest.commit(way(bench, bench.bundle([good, bad, wrong], damage=wrong)))
     assert outcome.answer is Answer.RESEND
     assert list(bench.stored()) == [str(good.path)]
 
 
-async def test_damaged_and_malformed_bundles_keep_nothing(bench: Bench) -> None:
-    """Another digest: resend. The right digest but no bundle inside: refused, for a resend would not help."""
-    upload = bench.bundle(Maker().many(2))
-    assert (await bench.ingest.commit(dataclasses.replace(upload, digest="0" * 32))).answer is Answer.RESEND
+@taken
+async def test_damaged_and_malformed_bundles_keep_nothing(bench: Bench, way: Way) -> None:
+    """Another name than its head's: resend. No bundle inside: refused, for a resend would not help."""
+    upload = way(bench, bench.bundle(Maker().many(2)))
+    other = dataclasses.replace(upload.name, digest="0" * 32)
+    assert (await bench.ingest.commit(dataclasses.replace(upload, name=other))).answer is Answer.RESEND
     for content in (b"nonsense", MAGIC + b"\0\0\0\0", MAGIC + b"\0\0\0\1\0\x05/x"):
         path = lay(bench.inbox, content)
         name = BundleName("00000000000000aa", xxh3(content))
-        outcome = await bench.ingest.commit(Upload("box", "", name, path, len(content), name.digest, 1))
+        outcome = await bench.ingest.commit(way(bench, Upload("box", "", name, path, len(content), "", 1)))
         assert outcome.answer is Answer.QUARANTINED
         assert not path.exists()
+    long = bench.bundle(Maker().many(2))
+    long.path.write_bytes(long.path.read_bytes() + b"!")
+    outcome = await bench.ingest.commit(way(bench, dataclasses.replace(long, size=long.size + 1)))
+    assert outcome.answer is Answer.QUARANTINED
+    assert "the index promises" in outcome.reason
     assert bench.stored() == {}
     assert bench.private() == []
 
@@ -302,6 +317,8 @@ async def test_nothing_is_taken_while_the_home_archive_is_not_there(bench: Bench
     outcome = await bench.send(made)
     assert outcome.answer is Answer.RESEND
     assert "has no .hometape-target" in outcome.reason
+    for way in (lambda upload: upload, bench.apart):
+        assert (await bench.ingest.commit(way(bench.bundle([made])))).answer is Answer.RESEND
     assert bench.stored() == {}
     assert bench.private() == []
     hidden.rename(marker)

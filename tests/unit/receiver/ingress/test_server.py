@@ -15,7 +15,7 @@ from tape.durable import Disk
 from tape.errors import ConfigError, DiskFull, SyncFailed
 from tests.support import rawsftp as raw
 from tests.support import wait_until_async
-from tests.support.ingress import EPOCH, STREAM, House, deliver, segment
+from tests.support.ingress import STREAM, House, bundled, deliver, segment
 from tests.support.rawsftp import raw_session
 
 
@@ -287,13 +287,15 @@ async def test_receipts_are_fresh_and_readable_in_pieces(tmp_path: Path) -> None
 
 async def test_bundles_have_a_folder_of_their_own(tmp_path: Path) -> None:
     """Their uploads carry no stream."""
-    name = f"{EPOCH}-{segment(b'bundle').digest}.bundle"
+    name, content = bundled(tmp_path, [(STREAM, segment(b"one"), b"one"), (STREAM, segment(b"two", 1), b"two")])
     async with House(tmp_path) as house, house.sftp() as client:
         async with client.open(f"/.bundles/{name}.part", "wb") as file:
-            await file.write(b"bundle")
+            await file.write(content)
         await client.posix_rename(f"/.bundles/{name}.part", f"/.bundles/{name}")
         assert house.store.uploads[0].stream == ""
-        assert str(house.store.uploads[0].name) == name
+        assert house.store.uploads[0].name == name
+        assert sorted(house.store.contents().values()) == [b"one", b"two"]
+        assert not list(house.inbox.iterdir())
 
 
 async def test_limits_are_told(tmp_path: Path) -> None:
