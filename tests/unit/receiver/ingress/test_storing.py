@@ -4,6 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -147,8 +148,8 @@ def test_what_arrived_can_be_synced(tmp_path: Path) -> None:
     synced: list[str] = []
 
     class Watched(Disk):
-        def sync(self, file: object) -> None:
-            synced.append(Path(str(file.name)).name)  # type: ignore[attr-defined]
+        def sync(self, file: BinaryIO) -> None:
+            synced.append(Path(file.name).name)
 
     name, content = made(tmp_path)
     store = split(tmp_path, name, disk=Watched())
