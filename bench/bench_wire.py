@@ -51,6 +51,7 @@ def cases(scale: float) -> list[Case]:
         Case("loopback large", some(16), 64 << 20, ("scp", "sftp-gcm")),
         Case("loopback small", some(5000), 64 << 10, ("rsync", "scp")),
         Case("80 ms large", some(16), 64 << 20, ("scp",), 40),
+        Case("80 ms long", some(48), 64 << 20, (), 40),  # what is left once the windows are open
         Case("80 ms small", some(3000), 64 << 10, ("rsync",), 40),
         Case("20 ms large", some(16), 64 << 20, ("scp",), 10),
         Case("20 ms small", some(3000), 64 << 10, ("rsync",), 10),
