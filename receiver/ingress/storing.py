@@ -193,7 +193,10 @@ class Split:
             self._keep_whole()
         if self._whole is not None:
             self._whole.end()
-        self.close()
+        if self._open is not None:  # a segment that is cut short is nobody's
+            self.close()
+            self._disk.remove(self._open.path)
+            self._open = None
 
     def close(self) -> None:
         """See `Store`."""

@@ -106,6 +106,7 @@ def test_too_many_bytes_or_too_few_are_told(tmp_path: Path, change: bytes | int,
     pieces = store.pieces()
     assert pieces is not None
     assert problem in pieces.problem
+    assert set(tmp_path.iterdir()) == {piece.path for piece in pieces.found}, "no file is nobody's"
     store.delete()
     assert not list(tmp_path.iterdir())
 
