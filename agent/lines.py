@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from agent.login import connect
 from agent.settings import ReceiverSettings
@@ -20,7 +20,6 @@ from tape.clock import Clock
 from tape.errors import AuthError, ConfigError, HometapeError, LinkError
 from tape.log import get_logger
 
-T = TypeVar("T")
 log = get_logger(__name__)
 
 AUTH_PAUSE = 60.0
