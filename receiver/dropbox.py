@@ -1,9 +1,9 @@
 """The drop box: a folder that a plain SFTP server fills for one agent, taken from as if it had come by the ingress.
 
-A file is taken by copying it, hashed on the way, into a private file of the inbox: never the inode that
-the uploader may still write. The copy goes to the committer; only when that said OK, durably, is the
-file deleted from the folder, and only if it is still the one that was copied. What the folder holds
-besides uploads is left alone and reported once. Signed receipts are written to `.receipts/`.
+A file is taken by copying it, hashed on the way, into a private file of the inbox (a bundle into one for each of
+its segments): never the inode that the uploader may still write. The copy goes to the committer; only when that
+said OK, durably, is the file deleted from the folder, and only if it is still the one that was copied. What the
+folder holds besides uploads is left alone and reported once. Signed receipts are written to `.receipts/`.
 """
 
 import asyncio
@@ -21,15 +21,16 @@ import watchfiles
 from receiver.foreign import ForeignFolder, Stamp
 from receiver.ingress.inbox import clear_inbox, make_private, private_path
 from receiver.ingress.names import RECEIPTS, Kind, Spot, locate
+from receiver.ingress.storing import Room, Split, Store, Whole
 from receiver.model import Answer, Committer, Outcome, Upload
 from receiver.settings import AgentEntry
-from tape.bundle import BundleReader
+from tape.bundle import MAX_ITEMS
 from tape.clock import SYSTEM, Clock
 from tape.digest import new_xxh3
 from tape.durable import DISK, Disk
-from tape.errors import BundleError, ConfigError, DiskError, HometapeError, NameRefused
+from tape.errors import ConfigError, DiskError, HometapeError, NameRefused
 from tape.log import get_logger
-from tape.names import MAX_PARTS, BundleName
+from tape.names import MAX_PARTS, BundleName, SegmentName
 
 _log = get_logger(__name__)
 
@@ -88,6 +89,7 @@ class DropBox:
         self._disk = disk
         self._poll = poll
         self._wake = asyncio.Event()
+        self._room = Room(_AT_A_TIME * MAX_ITEMS)  # for each that is under way
         self._seen: set[str] = set()  # streams something was committed to
         self._later: dict[str, float] = {}
         self._odd: dict[str, tuple[Stamp, float]] = {}  # bytes that do not fit the name; since when
@@ -201,19 +203,20 @@ class DropBox:
             _log.warning(what, agent=self.agent, folder=str(self.root), path=ascii(path[:300]))
 
     async def _take(self, path: str, spot: Spot) -> bool:
-        copy = private_path(self._inbox, self._prefix)
+        assert spot.name is not None
+        copy = _Copy(private_path(self._inbox, self._prefix), spot.name, self._disk, self._room)
         try:
-            stamp, size, digest = await self._copy(path, copy)
+            stamp = await self._copy(path, copy)
         except (OSError, DiskError) as error:
             self._later[path] = self._clock.monotonic() + AGAIN
             self._report(path, f"could not be copied: {error}")
             await self._forget(copy)
             return False
-        fits = stamp is not None and await asyncio.to_thread(_fits, spot, copy, size, digest)
+        fits = stamp is not None and copy.fits()
         if stamp is None or (not fits and not self._settled(path, stamp)):
             await self._forget(copy)
             return False
-        outcome = await self._commit(spot, copy, size, digest)
+        outcome = await self._commit(spot, copy)
         if outcome.answer is Answer.RESEND and fits:
             _log.warning("an upload could not be committed; it is tried again", agent=self.agent, path=path)
             self._later[path] = self._clock.monotonic() + AGAIN
@@ -225,24 +228,20 @@ class DropBox:
             self._seen.add(spot.stream)
         return await asyncio.to_thread(self._remove, path, stamp)
 
-    async def _copy(self, path: str, copy: Path) -> tuple[Stamp | None, int, str]:
-        """Copy and hash a file; the stamp is None if it changed meanwhile. Raises OSError, DiskError."""
+    async def _copy(self, path: str, copy: "_Copy") -> Stamp | None:
+        """Copy and hash a file; None if it changed meanwhile. Raises OSError, DiskError."""
         number = await asyncio.to_thread(self._folder.open, path)
-        hasher, size = new_xxh3(), 0
         async with aiofiles.open(number, "rb", buffering=0) as source:
             before = Stamp.of(os.fstat(number))
             if before.size > self._max:
                 raise DiskError(f"{before.size} bytes are more than an upload may hold ({self._max})")
-            target = await asyncio.to_thread(self._disk.create, copy)
-            with target:
-                while block := await source.read(_BLOCK):
-                    hasher.update(block)
-                    size += len(block)
-                    if size > before.size:
-                        return None, size, ""
-                    await asyncio.to_thread(self._disk.write_all, target, block)
+            while block := await source.read(_BLOCK):
+                if copy.size + len(block) > before.size:
+                    return None
+                await asyncio.to_thread(copy.write, block)
             after = Stamp.of(os.fstat(number))
-        return (before if after == before and size == before.size else None), size, hasher.hexdigest()
+        await asyncio.to_thread(copy.end)
+        return before if after == before and copy.size == before.size else None
 
     def _settled(self, path: str, stamp: Stamp) -> bool:
         """Whether a file that does not fit its name has lain unchanged long enough to be no upload under way."""
@@ -254,21 +253,21 @@ class DropBox:
             self._odd[path] = (stamp, now)
         return now - since >= SETTLE
 
-    async def _commit(self, spot: Spot, copy: Path, size: int, digest: str) -> Outcome:
-        assert spot.name is not None
-        upload = Upload(self.agent, spot.stream, spot.name, copy, size, digest, self._clock.now_ns())
+    async def _commit(self, spot: Spot, copy: "_Copy") -> Outcome:
         try:
-            return await self._committer.commit(upload)
+            outcome = await self._committer.commit(copy.upload(self.agent, spot.stream, self._clock.now_ns()))
         except (HometapeError, OSError) as error:
             _log.error("an upload could not be committed", agent=self.agent, path=spot.path, error=str(error))
             await self._forget(copy)
             return Outcome(Answer.RESEND, "the receiver could not store it")
+        copy.store.let_go()
+        return outcome
 
-    async def _forget(self, copy: Path) -> None:
+    async def _forget(self, copy: "_Copy") -> None:
         try:
-            await asyncio.to_thread(self._disk.remove, copy)
+            await asyncio.to_thread(copy.store.delete)
         except DiskError as error:
-            _log.error("a private copy could not be deleted", path=str(copy), error=str(error))
+            _log.error("a private copy could not be deleted", path=str(copy.store.path), error=str(error))
 
     def _remove(self, path: str, stamp: Stamp) -> bool:
         try:
@@ -298,16 +297,44 @@ class DropBox:
         return written
 
 
-def _fits(spot: Spot, copy: Path, size: int, digest: str) -> bool:
-    """Whether a copy, whose digest is known, holds what its name says."""
-    if not isinstance(spot.name, BundleName):
-        return spot.name is not None and digest == spot.name.digest
-    try:
-        with copy.open("rb", buffering=0) as file:
-            reader = BundleReader(file, size, epoch=spot.name.epoch)
-            return reader.head.digest == spot.name.digest and reader.whole()
-    except (BundleError, OSError):
-        return False
+class _Copy:
+    """The private copy of a file, hashed on the way; a bundle is taken apart. `size` in bytes.
+
+    Written by one thread after the other. Raises DiskError.
+    """
+
+    def __init__(self, path: Path, name: SegmentName | BundleName, disk: Disk, room: Room) -> None:
+        self.store: Store = Split(path, disk, name, room) if isinstance(name, BundleName) else Whole(path, disk)
+        self.size = 0
+        self._name = name
+        self._hash = None if isinstance(name, BundleName) else new_xxh3()
+
+    def write(self, content: bytes) -> None:
+        """The next bytes."""
+        self.size += len(content)
+        if self._hash is not None:
+            self._hash.update(content)
+        self.store.write(memoryview(content))
+
+    def end(self) -> None:
+        """There are no more."""
+        self.store.end()
+
+    def fits(self) -> bool:
+        """Whether it holds what its name says; after the end."""
+        if self._hash is not None:
+            return self._hash.hexdigest() == self._name.digest
+        pieces = self.store.pieces()
+        if pieces is None or pieces.problem or pieces.digest != self._name.digest:
+            return False
+        return all(piece.digest == piece.name.digest for piece in pieces.found)
+
+    def upload(self, agent: str, stream: str, received_ns: int) -> Upload:
+        """What the committer is given; after the end."""
+        digest = "" if self._hash is None else self._hash.hexdigest()
+        return Upload(
+            agent, stream, self._name, self.store.path, self.size, digest, received_ns, pieces=self.store.pieces()
+        )
 
 
 def _meaning(content: bytes) -> Any:

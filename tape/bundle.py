@@ -266,11 +266,6 @@ class BundleReader:
         self._file.seek(item.size, 1)
         return item
 
-    def whole(self) -> bool:
-        """Whether all items that were not taken yet have their digests."""
-        rest = (self.copy(_Nowhere()) for _ in self.items[self._next :])
-        return all(digest == item.name.digest for item, digest in rest)
-
     def _advance(self) -> Item:
         if self._next >= len(self.items):
             raise BundleError(f"{self._where}: has no more than {len(self.items)} items")
@@ -285,13 +280,6 @@ class BundleReader:
                 raise BundleError(f"{self._where}: ends {count - len(found)} bytes too early")
             found += block
         return found
-
-
-class _Nowhere:
-    """Takes bytes that are only looked at."""
-
-    def write(self, data: bytes, /) -> None:
-        """Nothing is kept."""
 
 
 def _index(items: Sequence[Item], paths: Sequence[str]) -> bytes:

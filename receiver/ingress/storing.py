@@ -2,7 +2,7 @@
 
 A bundle that is taken apart while it arrives is written once and never read again for it. Whatever is odd about one is
 left to the commit, which has an answer for it: a bundle whose head can't be read, or for whose segments there is
-no room now, is kept as one file, as it is in a drop box. All of this runs in the thread that writes an arrival.
+no room now, is kept as one file. All of this runs in the thread that writes an arrival.
 """
 
 import contextlib

@@ -101,6 +101,32 @@ async def test_a_bundle_is_taken(yard: Yard) -> None:
         f"alpha/{STREAM}/{NAME}": CONTENT,
         f"alpha/{STREAM}/{segment(b'more', 5)}": b"more",
     }
+    (upload,) = yard.store.uploads
+    assert upload.pieces is not None, "taken apart while it was copied"
+    assert not yard.inbox()
+
+
+async def test_there_is_room_for_any_number_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a bundle took of the room for pieces is given back, whether it was committed, put off or not whole."""
+    monkeypatch.setattr(module, "MAX_ITEMS", 2)
+    yard = Yard(tmp_path)
+    bundles = []
+    for seq in range(0, 60, 2):
+        both = [(STREAM, segment(b"%d" % number, number), b"%d" % number) for number in (seq, seq + 1)]
+        bundles.append(bundled(yard.state, both))
+    for number, (name, content) in enumerate(bundles):
+        yard.put(content[:-1] if number % 3 == 0 else content, stream=".bundles", name=str(name))
+    yard.store.error = SyncFailed("fsync failed")
+    assert await yard.box.take_all() == 0
+    assert len(yard.store.uploads) == 20
+    yard.store.error = None
+    yard.clock.advance(AGAIN + 1)
+    for name, content in bundles:
+        yard.put(content, stream=".bundles", name=str(name))
+    assert await yard.box.take_all() == 30
+    assert all(upload.pieces is not None for upload in yard.store.uploads)
+    assert len(yard.store.held("alpha", STREAM)) == 60
+    assert not yard.inbox()
 
 
 async def test_uploads_under_way_are_left(yard: Yard) -> None:
