@@ -13,6 +13,8 @@ from typing import Any
 
 import asyncssh
 
+from tape import sshgcm
+
 BANNER = "Hometape"
 """Part of the version our server announces: only it may be sent close and rename unawaited."""
 
@@ -76,7 +78,9 @@ def algorithms() -> dict[str, Any]:
     """Keyword arguments for `asyncssh.connect`, `listen` and their reverse twins: what is offered, fastest first.
 
     Modern algorithms only, no compression; a new key after 32 GiB or an hour, so that rekeying does not show.
+    From here on AES-GCM is `tape.sshgcm`'s in this process.
     """
+    sshgcm.install()
     return {
         "kex_algs": list(_known("kex_algs", _KEX)),
         "encryption_algs": list(_known("encryption_algs", _ENCRYPTION)),

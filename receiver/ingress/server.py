@@ -11,6 +11,7 @@ import asyncssh
 
 from receiver.ingress.inbox import Inbox
 from receiver.ingress.limits import Allowance, agent_to_shorten, to_leave, window_for
+from receiver.ingress.reading import Reading
 from receiver.ingress.session import Session, make_channel
 from receiver.ingress.view import Serving
 from receiver.model import Committer
@@ -260,6 +261,9 @@ class _Door(asyncssh.SSHServer):
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """The connection exists; nothing is known about the caller."""
         self.conn = conn
+        transport = getattr(conn, "_transport", None)  # without it bytes are read as the library does
+        if transport is not None:
+            transport.set_protocol(Reading(transport, conn))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it sessions whose channel never came to be."""

@@ -35,8 +35,19 @@ PUTS = {
 }
 
 
+GCM = ["-c", "aes128-gcm@openssh.com"]
+OPTIONS = [
+    [],
+    ["-C"],
+    ["-B", "1000", "-R", "1"],
+    ["-c", "chacha20-poly1305@openssh.com"],
+    GCM,
+    [*GCM, "-o", "RekeyLimit=256K"],
+]
+
+
 @pytest.mark.parametrize("how", PUTS)
-@pytest.mark.parametrize("options", [[], ["-C"], ["-B", "1000", "-R", "1"], ["-c", "chacha20-poly1305@openssh.com"]])
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 async def test_put_and_rename_deliver(how: str, options: list[str], tmp_path: Path, upload: Path) -> None:
     """A batch of put and rename stores the file, byte for byte."""
     async with House(tmp_path) as house:

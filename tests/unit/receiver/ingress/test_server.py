@@ -10,6 +10,7 @@ import asyncssh
 import pytest
 
 from receiver.ingress import Ingress
+from receiver.ingress.reading import Reading
 from tape import __version__, sshtune
 from tape.durable import Disk
 from tape.errors import ConfigError, DiskFull, SyncFailed
@@ -46,6 +47,22 @@ async def test_each_agent_has_a_world_of_its_own(tmp_path: Path) -> None:
             async with house.sftp(agent) as client:
                 await deliver(client, agent.encode())
         assert sorted(house.store.contents().values()) == [b"alpha", b"beta"]
+
+
+@pytest.mark.parametrize(
+    "later", [b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com"]
+)
+async def test_new_keys_in_the_midst_of_an_upload(later: bytes, tmp_path: Path) -> None:
+    """Every 3 MiB, and from the second time on with another cipher; nothing is lost on the way."""
+    content = os.urandom(20 << 20)
+    async with House(tmp_path) as house, house.connect(rekey_bytes=3 << 20) as connection:
+        async with connection.start_sftp_client() as client:
+            assert isinstance(house.ingress._doors[0].conn._transport.get_protocol(), Reading)  # type: ignore[union-attr] # both are there
+            connection._enc_algs = [later]
+            async with asyncio.timeout(30):
+                await deliver(client, content)
+        assert connection.get_extra_info("send_cipher") == later.decode("ascii")
+        assert list(house.store.contents().values()) == [content]
 
 
 async def test_the_banner_says_who_it_is(tmp_path: Path) -> None:
