@@ -1,9 +1,9 @@
 """AES-GCM for SSH packets (RFC 5647) with fewer copies than the library's own.
 
 At a megabyte a packet, copying costs more than the cipher: the library cuts the ciphertext from its tag and joins it to
-the header and the tag again; on the way in it joins a packet twice and cuts it twice. Here one buffer serves all
-packets that leave, and a large packet of channel data is given on as a view of what was decrypted. The cipher itself
-is that of `cryptography`, as the library's own is.
+the header and the tag again; on the way in it joins a packet twice and cuts it twice. Here it is joined once before it
+leaves, and a large packet of channel data is given on as a view of what was decrypted. The cipher itself is that of
+`cryptography`, as the library's own is.
 """
 
 import functools
@@ -42,7 +42,6 @@ class Gcm(encryption.GCMEncryption):
         self._algorithm = algorithms.AES(key)
         self._fixed = iv[:4]
         self._count = int.from_bytes(iv[4:], "big")
-        self._out = bytearray(1 << 16)
 
     @classmethod
     def new(cls, *words: Any, **_named: Any) -> Self:
@@ -55,14 +54,9 @@ class Gcm(encryption.GCMEncryption):
         self._count = (self._count + 1) & 0xFFFF_FFFF_FFFF_FFFF
         return nonce
 
-    def encrypt_packet(self, _seq: int, header: bytes, packet: bytes) -> tuple[bytes, memoryview]:  # type: ignore[override] # joined at once
-        """The header as it is, and the ciphertext with its tag, which is good until the next packet."""
-        size = len(packet) + TAG
-        if len(self._out) < size:
-            self._out = bytearray(size)
-        sealed = memoryview(self._out)[:size]
-        self._aead.encrypt_into(self._nonce(), packet, header, sealed)
-        return header, sealed
+    def encrypt_packet(self, _seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
+        """The header as it is, and the ciphertext with its tag behind it: the library joins both."""
+        return header, self._aead.encrypt(self._nonce(), packet, header)
 
     def decrypt_packet(  # type: ignore[override] # a view of bytes, where the reader copes with it
         self, _seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes
@@ -105,4 +99,4 @@ def fits(own: type[object]) -> bool:
         method = getattr(own, name, None)
         return "" if method is None else " ".join(inspect.signature(method).parameters)
 
-    return hasattr(AESGCM, "encrypt_into") and all(arguments(name) == known for name, known in _CALLED_WITH.items())
+    return all(arguments(name) == known for name, known in _CALLED_WITH.items())

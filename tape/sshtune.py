@@ -41,7 +41,6 @@ _KEX = (
     "curve25519-sha256@libssh.org",
     "ecdh-sha2-nistp256",
     "ecdh-sha2-nistp384",
-    "diffie-hellman-group16-sha512",
 )
 _ENCRYPTION = (
     "aes128-gcm@openssh.com",

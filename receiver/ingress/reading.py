@@ -4,7 +4,8 @@ The library gathers what comes by joining, so a packet of a megabyte that comes 
 of them. Here it is read into one buffer and handed on when it is whole. Where packets end can be seen from outside:
 their lengths are in the clear, before keys are agreed and with AES-GCM afterwards. With any other cipher, and with
 whatever does not look like SSH, bytes are handed on as they come. Nothing is judged and nothing is held back that is
-whole: what a packet may be, the connection says.
+whole: what a packet may be, the connection says. One that has failed is handed nothing more: it would try again
+what it failed over.
 """
 
 import asyncio
@@ -40,14 +41,13 @@ class Connection(Protocol):
         """It does again."""
 
     def get_extra_info(self, name: str, /) -> object:
-        """Among other things `recv_cipher`."""
+        """Among other things `recv_cipher`, and `socket` for as long as the connection has not failed."""
 
 
 class Reading(asyncio.BufferedProtocol):
     """The protocol of a transport whose first byte is still to come; see the module."""
 
-    def __init__(self, transport: asyncio.BaseTransport, conn: Connection) -> None:
-        self._transport = transport
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._buffer = bytearray(_ROOM)
         self._room = memoryview(self._buffer)
@@ -73,15 +73,21 @@ class Reading(asyncio.BufferedProtocol):
         self._at, self._have = 0, len(waiting)
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand on what is whole."""
+        """Hand on what is whole; while something is not, the connection hears that the other side lives."""
         self._have += nbytes
-        while self._at < self._have and not self._transport.is_closing():
+        while self._at < self._have and self._alive():
             size = self._size()
             if not 0 < size <= self._have - self._at:
+                self._conn.data_received(b"")
                 return
             start, self._at = self._at, self._at + size
             self._conn.data_received(bytes(self._room[start : self._at]))
         self._at = self._have = 0
+        if not self._alive():
+            self._left = 0
+
+    def _alive(self) -> bool:
+        return self._conn.get_extra_info("socket") is not None
 
     # each tells how many bytes to hand on next; 0 or more than there are: wait
 

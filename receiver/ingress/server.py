@@ -131,7 +131,7 @@ class Ingress:
         try:
             conn = await asyncssh.run_server(link, options=self._options, server_factory=lambda: door)
             await conn.wait_closed()
-        except (asyncssh.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the library meets in a stranger's bytes ends his connection
             _log.debug("a connection ended", address=door.address, error=str(error))
 
     def _served(self, link: socket.socket, door: "_Door", task: "asyncio.Future[None]") -> None:
@@ -263,7 +263,7 @@ class _Door(asyncssh.SSHServer):
         self.conn = conn
         transport = getattr(conn, "_transport", None)  # without it bytes are read as the library does
         if transport is not None:
-            transport.set_protocol(Reading(transport, conn))
+            transport.set_protocol(Reading(conn))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it sessions whose channel never came to be."""

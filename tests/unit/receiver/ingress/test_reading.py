@@ -1,7 +1,6 @@
 """What comes from a socket is handed on as it was, and packet by packet where packets can be seen."""
 
-import asyncio
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -15,27 +14,31 @@ GCM = "aes128-gcm@openssh.com"
 
 
 class Ssh:
-    """A connection and its transport: notes what it is handed, and agrees on `cipher` when new keys come."""
+    """A connection: notes what it is handed, and agrees on `cipher` when new keys come.
+
+    `fails_over`: which packet it fails over. `lives`: how often it was told that the other side lives.
+    """
 
     def __init__(self, cipher: str = GCM) -> None:
         self.cipher = cipher
         self.agreed = ""
         self.handed: list[bytes] = []
         self.said: list[object] = []
-        self.closing_after = 1 << 60
-        self.reading = Reading(cast("asyncio.BaseTransport", self), self)
-
-    def is_closing(self) -> bool:
-        return len(self.handed) >= self.closing_after
+        self.fails_over = 1 << 60
+        self.lives = 0
+        self.reading = Reading(self)
 
     def data_received(self, data: bytes) -> None:
         assert type(data) is bytes
-        assert data
-        self.handed.append(data)
+        assert len(self.handed) < self.fails_over, "it would try again what it failed over"
+        self.lives += not data
+        self.handed += [data] if data else []
         if data[5:6] == bytes([21]) and not self.agreed:
             self.agreed = self.cipher
 
     def get_extra_info(self, name: str) -> object:
+        if name == "socket":
+            return None if len(self.handed) >= self.fails_over else self
         assert name == "recv_cipher"
         return self.agreed or None
 
@@ -149,20 +152,30 @@ def test_a_cipher_agreed_on_later_is_noticed() -> None:
         assert len(ssh.reading.get_buffer(-1)) == 1 << 16
 
 
-def test_a_connection_that_was_ended_is_handed_nothing_more() -> None:
-    """What came after the packet it was ended over is nobody's, even if it came along with it."""
+@pytest.mark.parametrize("most", [1 << 30, 150, 7])
+def test_a_connection_that_has_failed_is_handed_nothing_more(most: int) -> None:
+    """What came after the packet it failed over is nobody's, whether it came along with it or later."""
     ssh = Ssh()
-    ssh.closing_after = 5
-    ssh.feed(START + sealed(100) * 20)
+    ssh.fails_over = 5
+    ssh.feed(START + sealed(100) * 20 + sealed(1 << 20), most)
     assert ssh.handed[4:] == [sealed(100)]
+
+
+def test_a_large_packet_that_comes_slowly_is_a_sign_of_life() -> None:
+    """The connection would take a client for dead that is busy sending."""
+    ssh = Ssh()
+    ssh.feed(START + sealed(1 << 20)[:BLOCK])
+    for number in range(20):
+        ssh.feed(bytes(1000))
+        assert ssh.lives == number + 1
 
 
 def test_the_claim_of_a_large_packet_takes_no_memory_once_it_was_refused() -> None:
     """Its head is enough to refuse it; room is made when the rest is to be read."""
     ssh = Ssh()
-    ssh.closing_after = 5
+    ssh.fails_over = 5
     ssh.feed(START + sealed(1 << 20)[:BLOCK])
-    assert len(ssh.reading._buffer) <= 1 << 16
+    assert len(ssh.reading.get_buffer(-1)) <= len(ssh.reading._buffer) <= 1 << 16
 
 
 def test_what_a_connection_is_told_of_its_socket() -> None:
