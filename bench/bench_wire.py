@@ -112,15 +112,17 @@ def run_case(case: Case, line: Line, scratch: Path, rounds: int) -> dict[str, ob
 
 
 def in_line(
-    case: Case, tools: Path | None, scratch: Path, work: Callable[[Line], dict[str, object]]
+    case: Case, tools: Path | None, scratch: Path, congestion: str, work: Callable[[Line], dict[str, object]]
 ) -> dict[str, object]:
-    """Lay the line that a case wants, work, take it up."""
+    """Lay the line that a case wants, work, take it up. `congestion`: what programs get that ask for none."""
     if not case.one_way_ms:
         return work(Line())
     if tools is None or not hasattr(os, "geteuid") or os.geteuid():
         return {"case": case.name, "skipped": "a long line needs root and --netbox"}
     line = LongLine(tools, scratch, one_way_ms=case.one_way_ms, mbit=case.mbit, loss=case.loss)
     try:
+        if congestion:
+            line.use(congestion)
         return work(line)
     finally:
         line.close()
@@ -149,6 +151,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="how much is sent: 0.1 is a tenth")
     parser.add_argument("--folder", type=Path, help="scratch folder, e.g. on tmpfs (default: the system's)")
     parser.add_argument("--netbox", type=Path, help="folder of netbox.c and netns.sh, for the long lines")
+    parser.add_argument(
+        "--congestion",
+        default="",
+        help="congestion control of the peers on long lines, e.g. cubic (default: the system's)",
+    )
     given = parser.parse_args(argv)
     found = []
     with tempfile.TemporaryDirectory(prefix="bench-wire-", dir=given.folder) as name:
@@ -159,12 +166,13 @@ def main(argv: list[str] | None = None) -> int:
                     case,
                     given.netbox,
                     scratch,
+                    given.congestion,
                     lambda line, case=case: run_case(case, line, scratch, given.rounds),  # type: ignore[misc]  # bound now
                 )
                 show(result)
                 found.append(result)
     default = Path("/proc/sys/net/ipv4/tcp_congestion_control")  # the peers use it; a lossy line shows which it is
-    congestion = default.read_text(encoding="ascii").strip() if default.exists() else ""
+    congestion = given.congestion or (default.read_text(encoding="ascii").strip() if default.exists() else "")
     print(json.dumps({"bench": "wire", "peers_congestion": congestion, "cases": found}))
     return 0
 

@@ -113,6 +113,16 @@ class LongLine(Line):
         self._script("up", str(one_way_ms), str(mbit), str(loss))
         subprocess.run([*self.near, "ping", "-c", "1", "-W", "5", FAR], check=False, capture_output=True)
 
+    def use(self, congestion: str) -> None:
+        """The congestion control of connections that ask for none, at both ends; ours asks for the one configured."""
+        write = ["sh", "-c", 'echo "$0" > /proc/sys/net/ipv4/tcp_congestion_control', congestion]
+        for end in (self.near, self.far):
+            if subprocess.run([*end, *write], check=False, stderr=subprocess.DEVNULL).returncode:
+                raise SystemExit(
+                    f"the namespaces may not use {congestion}\nhint: take another with --congestion, or allow it:"
+                    f" sysctl -w net.ipv4.tcp_allowed_congestion_control='reno bbr {congestion}'"
+                )
+
     def close(self) -> None:
         """Take the namespaces away."""
         self._script("down")
