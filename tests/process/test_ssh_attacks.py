@@ -67,15 +67,16 @@ EXCHANGES = {
 
 
 @pytest.fixture
-def complaints() -> list[dict[str, Any]]:
-    """What an event loop has to say of tasks that nobody looked after."""
-    return []
+async def complaints() -> list[dict[str, Any]]:
+    """What the event loop has to say of tasks that nobody looked after."""
+    found: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: found.append(context))
+    return found
 
 
 @pytest.mark.parametrize("how", EXCHANGES)
 async def test_a_bad_key_exchange_ends_quietly(how: str, complaints: list[dict[str, Any]], tmp_path: Path) -> None:
     """The stranger is gone, nothing is left to complain about, and an agent is served."""
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     exchange, value = EXCHANGES[how]
     async with House(tmp_path) as house:
         reader, writer = await asyncio.open_connection(house.host, house.port)
@@ -94,7 +95,6 @@ async def test_whatever_breaks_within_the_library_ends_that_connection_only(
     complaints: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error it did not foresee is noted, not left to the event loop, which would print a page for each stranger."""
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     process = asyncssh.SSHServerConnection._process_userauth_request
 
     def breaking(self: Any, kind: int, number: int, asked: Any) -> Any:

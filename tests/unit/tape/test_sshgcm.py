@@ -50,7 +50,7 @@ def test_the_same_bytes_as_the_librarys_own(inside: list[bytes], key: bytes, iv:
 
 @pytest.mark.parametrize("iv", [IV, IV[:4] + b"\xff" * 8], ids=["usual", "the counter's end"])
 def test_large_packets_and_the_counter(iv: bytes) -> None:
-    """A buffer that has to grow, small packets after large ones, and the counter beginning anew after 2^64."""
+    """Small packets after large ones, and the counter beginning anew after 2^64."""
     sealing, opening, theirs = Gcm(KEY, iv), Gcm(KEY, iv), own(KEY, iv)
     for packet in (large(DATA), b"\4\2" + bytes(10), large(DATA, 3 << 20), large(OTHER), b"\4\2" + bytes(10)):
         header = len(packet).to_bytes(4, "big")

@@ -55,19 +55,16 @@ class Ssh:
     def resume_writing(self) -> None:
         self.said.append("resume")
 
-    def feed(self, data: bytes, most: int = 1 << 30) -> list[int]:
-        """As a transport does: as much at a time as there is room for, `most` at the most; the room each time."""
-        rooms = []
+    def feed(self, data: bytes, most: int = 1 << 30) -> None:
+        """As a transport does: as much at a time as there is room for, `most` at the most."""
         view = memoryview(data)
         while view:
             room = self.reading.get_buffer(-1)
-            rooms.append(len(room))
             assert len(room)
             count = min(len(room), most, len(view))
             room[:count] = view[:count]
             view = view[count:]
             self.reading.buffer_updated(count)
-        return rooms
 
 
 def plain(kind: int, size: int = 30) -> bytes:
