@@ -71,7 +71,7 @@ def _served(kind: str, folder: Path, options: dict[str, str], *switches: str) ->
     folder.mkdir(parents=True, exist_ok=True)
     argv = [str(find_rclone()), "serve", kind, str(folder), "--addr", f"127.0.0.1:{port}", "--config", os.devnull]
     options = {key: value.replace("PORT", str(port)) for key, value in options.items()}
-    return Server(kind, folder, port, options, [*argv, "--dir-cache-time=100ms", *switches])
+    return Server(kind, folder, port, options, [*argv, "--dir-cache-time=1ms", *switches])
 
 
 def s3(folder: Path, *switches: str) -> Server:
