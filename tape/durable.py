@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from tape.clock import pause
+from tape.direct import DirectFile, file_system
 from tape.errors import AlreadyThere, DiskError, DiskFull, SyncFailed
 
 WINDOWS = sys.platform == "win32"
@@ -158,6 +159,10 @@ class Disk:
         """Create a file that must not exist, unbuffered for reading and writing."""
         with named(path, "creating"):
             return cast("BinaryIO", io.FileIO(path, "x+b"))
+
+    def create_large(self, path: Path) -> BinaryIO:
+        """The same, for much that won't be read again soon: large writes go past the page cache."""
+        return cast("BinaryIO", DirectFile(self.create(path)))
 
     def temp_path(self, folder: Path) -> Path:
         """A new random temporary name in a folder; `is_temp` knows it again."""
@@ -318,12 +323,7 @@ def _syncfs_all(paths: list[str]) -> bool:
 
 def _syncs_whole(number: int) -> bool:
     """Whether syncfs(2) is as good as an fsync of each file there. A share or a FUSE program need not hear of it."""
-    import ctypes
-
-    found = ctypes.create_string_buffer(512)
-    if ctypes.CDLL(None, use_errno=True).fstatfs(number, found) != 0:
-        return False
-    return ctypes.c_long.from_buffer(found).value & 0xFFFFFFFF in _OWN_KERNEL
+    return file_system(number) in _OWN_KERNEL
 
 
 def _libc_syncfs() -> Callable[[int], int] | None:

@@ -109,7 +109,7 @@ class Whole:
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
-            self._file = self._disk.create(self.path)
+            self._file = self._disk.create_large(self.path)
             with contextlib.suppress(OSError):  # a file system without modes; the folder is private anyway
                 self.path.chmod(0o600)
         return self._file

@@ -164,5 +164,14 @@ def plugged(
         yield disk
 
 
+def in_memory(path: Path) -> bool:
+    """Whether the first page of a file lies in the page cache."""
+    with path.open("rb", buffering=0) as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1  # type: ignore[attr-defined,unused-ignore]  # Linux
+        except BlockingIOError:
+            return False
+
+
 def _run(*words: str) -> str:
     return subprocess.run(words, capture_output=True, check=True, text=True, encoding="utf-8").stdout

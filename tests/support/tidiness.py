@@ -32,6 +32,7 @@ POSIX_ROOMS = {
     "agent/sources/handles.py": "opens and reads files the way each system allows it beside a writer",
     "receiver/inspect.py": "limits its own process where the system can; elsewhere the parent watches it",
     "receiver/targets/rclone.py": "ends rclone with all it started: a group there, a process on Windows",
+    "tape/direct.py": "past the page cache on Linux, ordinary writes elsewhere",
     "receiver/targets/files.py": "drops cached pages before reading back, where the system can",
 }
 

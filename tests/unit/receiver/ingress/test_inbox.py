@@ -14,6 +14,7 @@ from tape.digest import xxh3
 from tape.durable import DISK, Disk
 from tape.errors import DiskError, DiskFull, SyncFailed
 from tests.support import wait_until_async
+from tests.support.disks import LINUX_ONLY, in_memory, plugged
 
 
 class Failing(Disk):
@@ -48,6 +49,24 @@ async def inbox(tmp_path: Path) -> AsyncIterator[Inbox]:
     found.open()
     yield found
     await asyncio.to_thread(found.close)
+
+
+@LINUX_ONLY
+async def test_a_large_upload_fills_no_memory(tmp_path: Path) -> None:
+    """Its megabytes go past the page cache, as our agents send them; those of small writes may stay in it."""
+    content = os.urandom((3 << 20) + 5)
+    with plugged(tmp_path):
+        inbox = Inbox(tmp_path / "disk" / "inbox", DISK)
+        inbox.open()
+        for size, stays in ((1 << 20, False), (32_768, True)):
+            arrival = inbox.arrive(lambda _count: None)
+            for at in range(0, len(content), size):
+                arrival.write(memoryview(content)[at : at + size])
+            assert await arrival.finish() == ""
+            await asyncio.to_thread(DISK.sync_path, arrival.path)
+            assert in_memory(arrival.path) == stays
+            assert arrival.path.read_bytes() == content
+        await asyncio.to_thread(inbox.close)
 
 
 async def test_bytes_arrive_whole_and_hashed(inbox: Inbox) -> None:
