@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from agent import outbox_rows as rows
 from agent.lifecycle import Said, SegmentEvent
 from agent.model import Event, KnownFile, Spooled, State
-from agent.outbox_events import EventTable
+from agent.outbox_events import EventTable, Gap
 from agent.outbox_inventory import OutboxInventory
 from agent.outbox_moves import Moves, move_of
 from agent.outbox_rows import NewSegment, StoredFile, StreamHead, StreamTotals
@@ -301,6 +301,10 @@ class Outbox:
     def events_from(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Recorded, not yet sealed events from a byte offset of their stream on: (start, line)."""
         return self._events.read(offset, limit)
+
+    def gaps(self) -> list[Gap]:
+        """The newest gaps and unreadable files that were recorded, oldest first."""
+        return self._events.gaps()
 
     def events_end(self) -> int:
         """The byte offset after the newest recorded event."""

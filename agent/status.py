@@ -22,6 +22,8 @@ from tape.names import EVENTS_STREAM
 
 FILE = "status.json"
 STALE_AFTER_NS = 30_000_000_000
+GAPS_TOLD_NS = 24 * 3600 * 10**9
+"""A gap stays a warning for a day; in the stream of events it stays for ever."""
 
 
 def collect(
@@ -65,6 +67,7 @@ def collect(
         "unreleased_segments": sum(sum(s["states"].values()) for s in streams),
         "sealed_bytes": sum(s["source_bytes"] for s in streams if s["stream"] != EVENTS_STREAM),
         "events_waiting": outbox.events_waiting(),
+        "gaps": [gap._asdict() for gap in outbox.gaps() if now - gap.ns < GAPS_TOLD_NS],
         "spool_bytes": outbox.spooled_bytes(),
         "spool_max_bytes": settings.spool.max_bytes,
         "paused": "" if collecting is None else collecting.pause.value,
@@ -123,12 +126,19 @@ def judge(facts: dict[str, Any], settings: AgentSettings) -> Iterable[tuple[int,
         yield 2, f"sealing is paused: {facts['paused']}"
     elif used >= alarm.warn_spool:
         yield 1, f"the spool is {used:.0%} full: segments are not released fast enough"
-    link = facts["link"]
-    if link is not None and link["connections"] == 0:
+    if gaps := facts["gaps"]:
+        newest = gaps[-1]
+        more = f"; {len(gaps)} such events in a day" if len(gaps) > 1 else ""
+        yield 1, f"not read whole: {newest['file']}: {newest['why']}{more}; see docs/incidents.md"
+    if facts["link"] is not None:
+        yield from _judge_link(facts["link"])
+
+
+def _judge_link(link: dict[str, Any]) -> Iterable[tuple[int, str]]:
+    if link["connections"] == 0:
         yield 1, f"no connection to home: {link['last_error'] or 'not yet tried'}"
-    if link is not None:
-        for stream, text in link["receipt_errors"].items():
-            yield 2, f"{stream}: {text}"
+    for stream, text in link["receipt_errors"].items():
+        yield 2, f"{stream}: {text}"
 
 
 def write(state: Path, facts: dict[str, Any], *, disk: Disk = DISK) -> None:
