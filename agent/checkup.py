@@ -13,6 +13,7 @@ from tape.checks import Finding
 from tape.clock import SYSTEM
 from tape.durable import DISK
 from tape.errors import ConfigError, HometapeError
+from tape.filenames import archive_suffix
 from tape.keys import load_ssh_key, public_line
 from tape.layout import Format, detect
 from tape.receipt import load_public
@@ -83,7 +84,7 @@ def _sources(settings: AgentSettings) -> Iterator[Finding]:
 
 
 def _looks_like(path: str, said: str) -> str:
-    if path.endswith((".gz", ".zst", ".zip")):
+    if archive_suffix(path):
         return "compressed"
     try:
         with Path(path).open("rb") as file:

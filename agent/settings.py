@@ -82,7 +82,7 @@ class SourceSettings(Section):
 
     name: str = Field(description="a name for messages and status, unique")
     kind: Literal["file"] = Field(
-        "file", description="`file`: text files that grow, rotate, or are finished (.gz, .zst, .zip)"
+        "file", description="`file`: text files that grow, rotate, or are finished (.gz, .zst, .zip, .bz2, .xz)"
     )
     paths: list[str] = Field(min_length=1, description="absolute glob patterns; `**` crosses folders")
     exclude: list[str] = Field(default_factory=list, description="glob patterns of files to leave alone")

@@ -7,7 +7,7 @@ it which file it knows already, home which readings of two outboxes are one file
 
 import re
 
-ARCHIVES = (".gz", ".zst", ".zip")
+ARCHIVES = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _DATE = re.compile(
     r"(?<![0-9])(?:19|20)[0-9]{2}([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12][0-9]|3[01])"
     r"(?:[-_T. ]?(?:[01][0-9]|2[0-3])(?:[-_:.]?[0-5][0-9]){0,2}Z?)?(?![0-9])"
@@ -17,7 +17,7 @@ _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}\Z")
 
 
 def archive_suffix(path: str) -> str:
-    """`.gz`, `.zst` or `.zip` if the name ends so in any case, else nothing."""
+    """The one of ARCHIVES that the name ends in, in any case, else nothing."""
     lower = path[-4:].lower()
     return next((suffix for suffix in ARCHIVES if lower.endswith(suffix)), "")
 

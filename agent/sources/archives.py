@@ -1,4 +1,4 @@
-"""Finished compressed files, read as streams: .gz, .zst and .zip. Memory stays bounded whatever they unfold to."""
+"""Finished compressed files of several kinds, read as streams. Memory stays bounded whatever they unfold to."""
 
 import struct
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import BinaryIO
 import zstandard
 
 from agent.sources.inflate import BLOCK, gunzip
+from agent.sources.streams import bunzip2, unxz
 from agent.sources.zips import Zip
 from tape.errors import Damaged
 
@@ -16,7 +17,7 @@ _WINDOW = 1 << 27  # what zstd itself takes without being asked: 128 MiB
 
 
 class Archive:
-    """An open compressed file. `suffix` is .gz, .zst or .zip; the file must be seekable and stay open."""
+    """An open compressed file. `suffix` is one of tape.filenames.ARCHIVES; the file must be seekable and stay open."""
 
     def __init__(self, file: BinaryIO, suffix: str) -> None:
         self._file = file
@@ -44,7 +45,7 @@ class Archive:
             return self._zip.stated_size(number)
         if self._suffix == ".zst":
             return _zstd_size(self._file)
-        if self._file.seek(0, 2) < 18:
+        if self._suffix != ".gz" or self._file.seek(0, 2) < 18:
             return None
         self._file.seek(-4, 2)
         return int.from_bytes(self._file.read(4), "little")
@@ -54,7 +55,7 @@ class Archive:
         if self._zip is not None:
             return self._zip.blocks(number)
         self._file.seek(0)
-        return gunzip(self._file) if self._suffix == ".gz" else _unzstd(self._file)
+        return _UNPACK[self._suffix](self._file)
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
@@ -145,3 +146,6 @@ def _frame_end(file: BinaryIO, start: int) -> int:
         last = bool(number & 1)
         at += 3 + (1 if (number >> 1) & 3 == 1 else number >> 3)
     return at + (4 if flags & 4 else 0)
+
+
+_UNPACK = {".gz": gunzip, ".zst": _unzstd, ".bz2": bunzip2, ".xz": unxz}

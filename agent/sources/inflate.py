@@ -5,7 +5,7 @@ output of a failing call, so a failing block is decoded again in ever smaller st
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from tape.errors import Damaged
@@ -33,6 +33,11 @@ class Input:
     def back(self, data: bytes) -> None:
         """Give bytes back, to be taken next."""
         self._rest = data + self._rest
+
+    def go(self, position: int) -> None:
+        """Take from there next."""
+        self._file.seek(position)
+        self._rest = b""
 
     @property
     def position(self) -> int:
@@ -80,25 +85,28 @@ def _salvage(engine: Any, data: bytes, steps: tuple[tuple[int, int], ...]) -> It
         piece = engine.unconsumed_tail
 
 
-def gunzip(file: BinaryIO) -> Iterator[bytes]:
-    """Decode a gzip file of any number of members; zero padding behind a member is allowed. Raises Damaged."""
+def members(file: BinaryIO, magic: bytes, kind: str, decode: Callable[[Input], Iterator[bytes]]) -> Iterator[bytes]:
+    """Decode a file of any number of streams of one kind; zero padding behind one is allowed. Raises Damaged."""
     source = Input(file)
-    members = 0
+    count = 0
     while True:
         lead = source.take()
-        if members:
+        if count:
             while lead and not lead.lstrip(b"\0"):
                 lead = source.take()
             lead = lead.lstrip(b"\0")
             if not lead:
                 return
-        if len(lead) < len(_GZIP):
+        if len(lead) < len(magic):
             lead += source.take()
         source.back(lead)
-        if not lead.startswith(_GZIP):
-            what = (
-                "is empty" if not lead else "holds no gzip data" if not members else "has foreign bytes behind its end"
-            )
+        if not lead.startswith(magic):
+            what = "is empty" if not lead else "has foreign bytes behind its end" if count else f"holds no {kind} data"
             raise Damaged(f"{what}, at compressed byte {source.position}")
-        yield from inflate(source, 31)
-        members += 1
+        yield from decode(source)
+        count += 1
+
+
+def gunzip(file: BinaryIO) -> Iterator[bytes]:
+    """Decode a gzip file. Raises Damaged."""
+    return members(file, _GZIP, "gzip", lambda source: inflate(source, 31))

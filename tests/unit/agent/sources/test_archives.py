@@ -1,7 +1,9 @@
 """Compressed files as streams: whole, of many parts, cut short, damaged, and bombs."""
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 import tracemalloc
 import zipfile
@@ -14,13 +16,17 @@ from typing_extensions import Buffer
 
 from agent.sources.archives import Archive
 from agent.sources.inflate import BLOCK
+from agent.sources.streams import XZ_MEMORY
 from tape.errors import Damaged
+from tape.filenames import ARCHIVES
 
 RNG = random.Random(7)
 DATA = b"".join(b"%d,%d,%d\n" % (i * 7, RNG.randrange(1000), RNG.randrange(9)) for i in range(15_000))
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
 }
 
 
@@ -104,18 +110,39 @@ def test_a_damaged_gzip_gives_everything_before_the_damage(seed: int) -> None:
     assert out.startswith(by_single_bytes(bytes(raw)))
 
 
+@pytest.mark.parametrize("suffix", [".zst", ".bz2", ".xz"])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_damaged_zst_gives_only_right_bytes_and_says_so(seed: int) -> None:
-    """With a checksum at its end no flipped bit passes in silence."""
+def test_a_damaged_archive_with_checksums_says_so(seed: int, suffix: str) -> None:
+    """No flipped bit passes in silence. Of bzip2 a wrong block comes out before its checksum is seen to be wrong."""
     rng = random.Random(seed)
-    raw = bytearray(PACKERS[".zst"](DATA))
+    raw = bytearray(PACKERS[suffix](DATA))
     raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-    out, flaw = unpacked(bytes(raw), ".zst")
+    out, flaw = unpacked(bytes(raw), suffix)
     assert flaw
-    assert len(out) <= len(DATA)
+    assert suffix == ".bz2" or len(out) <= len(DATA)
 
 
-@pytest.mark.parametrize(("suffix", "raw"), [(s, r) for s in (".gz", ".zst", ".zip") for r in (b"", b"a,b\n1,2\n")])
+@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+def test_what_decodes_before_the_damage_is_given_out(suffix: str) -> None:
+    """A decoder that fails within a block has given nothing of it; what it could give comes all the same."""
+    noise = random.Random(4).randbytes(2_500_000)
+    raw = bytearray(PACKERS[suffix](DATA + noise))
+    raw[-400_000] ^= 255
+    out, flaw = unpacked(bytes(raw), suffix)
+    assert "does not decode near compressed byte" in flaw
+    assert (DATA + noise).startswith(out[:1_600_000])
+    assert len(out) > 1_600_000
+
+
+def test_an_xz_file_that_wants_too_much_memory_is_told() -> None:
+    """A dictionary larger than any ordinary archive has."""
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2 * XZ_MEMORY}]
+    out, flaw = unpacked(lzma.compress(DATA, filters=filters), ".xz")
+    assert out == b""
+    assert "emory" in flaw
+
+
+@pytest.mark.parametrize(("suffix", "raw"), [(s, r) for s in ARCHIVES for r in (b"", b"a,b\n1,2\n")])
 def test_what_is_no_archive_is_said_to_be_none(suffix: str, raw: bytes) -> None:
     """A plain or empty file with an archive's suffix gives nothing and a complaint."""
     out, flaw = unpacked(raw, suffix)
@@ -172,7 +199,7 @@ def test_an_encrypted_zip_is_told() -> None:
     assert unpacked(bytes(raw), ".zip") == (b"", "'a.csv' in it is encrypted")
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst", ".zip"])
+@pytest.mark.parametrize("suffix", ARCHIVES)
 def test_a_bomb_is_streamed_in_little_memory(suffix: str) -> None:
     """64 MiB of zeros from a small file never lie in memory together."""
     zeros = bytes(1 << 20)
@@ -182,7 +209,7 @@ def test_a_bomb_is_streamed_in_little_memory(suffix: str) -> None:
         engine = zlib.compressobj(9, zlib.DEFLATED, 31)
         raw = b"".join(engine.compress(zeros) for _ in range(64)) + engine.flush()
     else:
-        raw = zstandard.ZstdCompressor().compress(zeros * 64)
+        raw = PACKERS[suffix](zeros * 64)
     archive = Archive(io.BytesIO(raw), suffix)
     tracemalloc.start()
     try:

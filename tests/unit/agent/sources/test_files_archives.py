@@ -1,7 +1,9 @@
 """Archives beside growing files: finished inputs, late compression, damage, and what is recognised again."""
 
+import bz2
 import gzip
 import io
+import lzma
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,8 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".zst": zstandard.compress,
     ".zip": lambda data: zipped(x_csv=data),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
 }
 
 
@@ -108,7 +112,7 @@ async def test_an_archive_that_stays_beside_its_original_is_a_file_of_its_own(tm
 async def test_a_truncated_archive_is_a_gap_until_it_is_whole(tmp_path: Path, suffix: str) -> None:
     """What decodes is kept, the end is told with facts, and when the copy is complete the rest follows."""
     ledger, file = Ledger(), tmp_path / f"x.csv{suffix}"
-    data = rows(0, 60_000)
+    data = rows(0, 120_000)
     packed = PACK[suffix](data)
     file.write_bytes(packed[: len(packed) // 2])
     async with running(ledger, settings(tmp_path / "*")):
