@@ -81,19 +81,21 @@ class Queue:
         return self.troubled and self._clock.monotonic() < self._pause_until
 
     def excluded(self) -> Collection[int]:
-        """Ids the outbox need not name: under way, or waiting for their time."""
-        self._expire()
+        """Ids the outbox need not name: under way, or failed and not found to be due yet."""
         return self._busy | self._later.keys()
 
     def due(self) -> bool:
-        """Whether something that failed may come again now."""
-        return self._expire()
+        """Whether something that failed may come again: from then on the outbox names it, and has to be asked."""
+        now = self._clock.monotonic()
+        over = [number for number, when in self._later.items() if when <= now]
+        for number in over:
+            del self._later[number]
+        return bool(over)
 
     def wait(self) -> float | None:
         """Seconds until something changes by time alone; None: only by news."""
-        now = self._clock.monotonic()
-        times = list(self._later.values()) + ([self._pause_until] if self.pausing else [])
-        return max(min(times) - now, 0.001) if times else None
+        times = [self._pause_until] if self.pausing else self._later.values()
+        return max(min(times) - self._clock.monotonic(), 0.001) if times else None
 
     def add(self, found: Sequence[Spooled]) -> None:
         """Segments from the outbox, oldest first."""
@@ -190,10 +192,3 @@ class Queue:
         longest = max(self._settings.retry_max, self._settings.retry_min)
         wait = min(self._settings.retry_min * 2.0 ** min(count, 30), longest)
         return self._clock.jitter(0.5 * wait, 1.5 * wait)
-
-    def _expire(self) -> bool:
-        now = self._clock.monotonic()
-        over = [number for number, when in self._later.items() if when <= now]
-        for number in over:
-            del self._later[number]
-        return bool(over)

@@ -197,7 +197,8 @@ class Push:
         while not (self._stopping and not self._jobs):
             self._wake.clear()
             started = False
-            if self._lines.up and not self._stopping and self._has_room():
+            able = bool(self._lines.up) and not self._stopping and self._has_room()
+            if able:
                 await self._refill()
                 behind = self._behind < _BEHIND_PER_CONNECTION * self._settings.connections
                 line, job = self._lines.best(), self._queue.next(behind=behind)
@@ -208,7 +209,7 @@ class Push:
                     self._queue.again(job)
                     self._stale = self._stale_behind = True
             if not started:
-                await self._sleep_until_woken(self._queue.wait())
+                await self._sleep_until_woken(self._queue.wait() if able or self._queue.pausing else None)
 
     def _has_room(self) -> bool:
         """Whether one more job may start: few while nothing succeeds, else as many as fill the link."""
@@ -259,7 +260,7 @@ class Push:
             await self._spoiled(job, error)
         except HometapeError as error:
             self._queue.failed(job)
-            self._fault(error)
+            self._fault(error, job)
             log.warning("a delivery failed and is tried again", what=str(job), error=str(error), hint=error.hint)
         else:
             self._queue.worked()
@@ -368,8 +369,9 @@ class Push:
 
     # ---- small things
 
-    def _fault(self, error: HometapeError | OSError) -> None:
-        self._progress.last_error, self._progress.last_error_ns = str(error), self._clock.now_ns()
+    def _fault(self, error: HometapeError | OSError, job: Job | None = None) -> None:
+        text = f"delivering {job}: {error}" if job is not None else str(error)
+        self._progress.last_error, self._progress.last_error_ns = text, self._clock.now_ns()
 
     async def _sleep_until_woken(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):

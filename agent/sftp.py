@@ -73,18 +73,22 @@ class Connection:
         self._clock = clock
         self._readers = readers
         self._sessions: list[_Session] = []
-        self._reads = asyncio.Semaphore(READS * (SESSIONS_OURS if self.ours else SESSIONS_PLAIN))
+        self._reads = asyncio.Semaphore(READS)
         self._folders: set[str] = {"", "/", self._base}
         self._write_size = 0
         self._why = ""
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the sessions; raises asyncssh.Error, OSError, LinkError."""
+        """Open the sessions, as many of them as the server grants; raises asyncssh.Error, OSError, LinkError."""
         count = SESSIONS_OURS if self.ours else SESSIONS_PLAIN
         began = self._clock.monotonic()
-        clients = [Requests(self._clock, self._reason) for _ in range(count)]
-        await asyncio.gather(*(client.begin(self._conn) for client in clients))
+        asked = [Requests(self._clock, self._reason) for _ in range(count)]
+        answers = await asyncio.gather(*(client.begin(self._conn) for client in asked), return_exceptions=True)
+        clients = [client for client, answer in zip(asked, answers, strict=True) if answer is None]
+        if not clients:
+            raise next(answer for answer in answers if answer is not None)
+        self._reads = asyncio.Semaphore(READS * len(clients))
         self._throttle.took((self._clock.monotonic() - began) / 4)  # as many round trips as a session takes
         self._sessions = [_Session(client) for client in clients]
         largest = sshtune.WRITE if self.ours else sshtune.WRITE_PLAIN

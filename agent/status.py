@@ -131,12 +131,14 @@ def judge(facts: dict[str, Any], settings: AgentSettings) -> Iterable[tuple[int,
         more = f"; {len(gaps)} such events in a day" if len(gaps) > 1 else ""
         yield 1, f"not read whole: {newest['file']}: {newest['why']}{more}; see docs/incidents.md"
     if facts["link"] is not None:
-        yield from _judge_link(facts["link"])
+        yield from _judge_link(facts["link"], waiting=facts["waiting_segments"])
 
 
-def _judge_link(link: dict[str, Any]) -> Iterable[tuple[int, str]]:
+def _judge_link(link: dict[str, Any], *, waiting: int) -> Iterable[tuple[int, str]]:
     if link["connections"] == 0:
         yield 1, f"no connection to home: {link['last_error'] or 'not yet tried'}"
+    elif waiting and link["last_error_ns"] > link["last_ok_ns"]:
+        yield 1, f"nothing has been delivered since an error: {link['last_error']}"
     for stream, text in link["receipt_errors"].items():
         yield 2, f"{stream}: {text}"
 

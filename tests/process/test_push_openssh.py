@@ -129,6 +129,21 @@ async def test_a_plain_server_gets_everything(road: Road) -> None:
     assert push.progress.bundles >= 1
 
 
+async def test_a_server_that_grants_one_session_gets_everything(tmp_path: Path) -> None:
+    """`MaxSessions 1`, as some hosts have it: slower, and all the same."""
+    with Sshd() as sshd:
+        config = sshd.folder / "config"
+        config.write_text(config.read_text("utf-8").replace("MaxSessions 64", "MaxSessions 1"), encoding="utf-8")
+        sshd.stop()
+        sshd.start()
+        async with a_road(tmp_path, sshd) as road:
+            fill(road.outbox, 30, 700)
+            fill(road.outbox, 2, 2_500_000, "deep/er/stream.x")
+            road.start()
+            await road.until_held()
+            assert road.delivered() == road.spooled()
+
+
 async def test_a_resync_with_a_drop_box_goes_by_its_receipts(road: Road) -> None:
     """A plain server has no inventory: what its receiver's receipt lacks is sent again, and then told as held."""
     made = fill(road.outbox, 6, 300_000)

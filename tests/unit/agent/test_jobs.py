@@ -98,6 +98,30 @@ def test_what_failed_comes_later_and_later() -> None:
     assert made.wait() == 1  # forgotten, once it was done
 
 
+def test_a_time_that_comes_between_two_questions_is_not_lost() -> None:
+    """The outbox is asked for two queues, one after the other: what becomes due meanwhile stays due, and is awaited."""
+    made, clock = queue([900_000])
+    made.failed(take(made))
+    clock.advance(100)
+    assert set(made.excluded()) == {0}
+    assert made.wait() == 0.001
+    assert made.due()
+    assert (made.due(), set(made.excluded()), made.wait()) == (False, set(), None)
+
+
+def test_in_a_pause_nothing_else_is_waited_for() -> None:
+    """What is due meanwhile can't be sent: asking again and again for it would only burn the processor."""
+    made, clock = queue([900_000] * 5, retry_max=1000)
+    for job in [take(made) for _ in range(3)]:
+        made.failed(job)
+    clock.advance(1.1)
+    made.failed(take(made))
+    assert made.pausing
+    assert made.wait() == 2
+    clock.advance(1.5)
+    assert made.wait() == 0.5
+
+
 def test_failures_in_a_row_are_homes_fault() -> None:
     """After a few in a row there is a pause for all, which grows by rounds, not by segments; a success ends it."""
     made, clock = queue([900_000] * 40, retry_max=1000)

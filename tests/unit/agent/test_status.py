@@ -94,6 +94,22 @@ def test_each_fault_is_told(
     assert part in problem["text"]
 
 
+def test_a_delivery_that_failed_is_told_until_one_succeeds(tmp_path: Path, settings: AgentSettings) -> None:
+    """A server that is reached and takes nothing (read-only, full): told at once, as long as something waits."""
+    outbox = open_outbox(tmp_path)
+    failed = replace(LINKED, last_ok_ns=1, last_error_ns=2, last_error="delivering x: permission denied")
+
+    def told(progress: Progress) -> list[str]:
+        facts = collect(settings, outbox, clock=ManualClock(wall_ns=1_000), progress=progress, collecting=READING)
+        return [problem["text"] for problem in facts["problems"]]
+
+    assert told(failed) == []
+    place_and_commit(outbox)
+    assert told(failed) == ["nothing has been delivered since an error: delivering x: permission denied"]
+    assert told(replace(failed, last_ok_ns=3)) == []
+    outbox.close()
+
+
 def test_what_waits_too_long_is_told(tmp_path: Path, settings: AgentSettings) -> None:
     """A segment that waits for home: first a warning, then critical."""
     clock = ManualClock(wall_ns=1_000)
