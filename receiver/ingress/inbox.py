@@ -25,6 +25,8 @@ from tape.names import BundleName
 
 _log = get_logger(__name__)
 
+WRITE_COST = 512
+"""Bytes of memory that a write in the queue takes beside its content."""
 _PREFIX = "up-"
 _THREADS = 4
 
@@ -73,11 +75,14 @@ class Inbox:
         self._threads.shutdown()
 
     def arrive(self, written: Callable[[int], None], bundle: BundleName | None = None) -> "Arrival":
-        """A new arrival; `written` is told on the event loop how many bytes have left the queue. `bundle`: its name."""
+        """A new arrival. `bundle`: its name.
 
-        def note(count: int) -> None:
-            self._arrived(count)
-            written(count)
+        `written` is told on the event loop how much has left the queue: bytes, and WRITE_COST for each write.
+        """
+
+        def note(size: int, writes: int) -> None:
+            self._arrived(size)
+            written(size + writes * WRITE_COST)
 
         path = private_path(self.folder)
         if bundle is None:
@@ -89,7 +94,11 @@ class Arrival:
     """One upload on its way into private files. Every method is called on the event loop."""
 
     def __init__(
-        self, store: Store, threads: ThreadPoolExecutor, written: Callable[[int], None], hasher: Hasher | None = None
+        self,
+        store: Store,
+        threads: ThreadPoolExecutor,
+        written: Callable[[int, int], None],
+        hasher: Hasher | None = None,
     ) -> None:
         self.size = 0
         self.failed = ""
@@ -177,20 +186,21 @@ class Arrival:
                 if not steps:
                     self._busy = False
                     return
-            size, answers = 0, []
+            size, writes, answers = 0, 0, []
             for what, content, done in steps:
                 self._perform(what, content)
-                size += len(content) if content is not None else 0
+                if content is not None:
+                    size, writes = size + len(content), writes + 1
                 if done is not None:
                     answers.append((done, self.failed))
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
-                self._loop.call_soon_threadsafe(self._tell, size, answers)
+                self._loop.call_soon_threadsafe(self._tell, size, writes, answers)
 
-    def _tell(self, size: int, answers: list[tuple[Done, str]]) -> None:
+    def _tell(self, size: int, writes: int, answers: list[tuple[Done, str]]) -> None:
         for done, why in answers:
             done(why)
-        if size:
-            self._written(size)
+        if writes:
+            self._written(size, writes)
 
     def _perform(self, what: str, content: memoryview | None) -> None:
         try:

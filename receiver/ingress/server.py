@@ -178,7 +178,9 @@ class Ingress:
         if agent is None or door.conn is None or not agent.serving.allowance.enter():
             return None
         window = window_for(agent.serving.allowance.sessions - 1, self._settings.window)
-        session = Session(agent.serving, self._spawn, touched=door.touch, left=agent.serving.allowance.leave)
+        session = Session(
+            agent.serving, self._spawn, window=window, touched=door.touch, left=agent.serving.allowance.leave
+        )
         door.sessions.append(session)
         packet = sshtune.packet_for(str(door.conn.get_extra_info("client_version") or ""))
         return make_channel(door.conn, session, window=window, packet=packet)

@@ -13,7 +13,7 @@ from tape.log import get_logger
 _log = get_logger(__name__)
 
 _QUEUED_HIGH = 8 << 20
-_QUEUED_LOW = 2 << 20
+_LOW = 4  # a session that was slowed down goes on at this part of it
 _WAITING_HIGH = 256
 _UNREAD_HIGH = 1 << 20
 MAX_ENVIRONMENT = 16
@@ -24,12 +24,12 @@ Spawn = Callable[[Awaitable[None]], object]
 class Session(asyncssh.SSHServerSession[bytes]):
     """A channel that may become one SFTP session, and nothing else: no pty, shell, exec or other subsystem.
 
-    Requests are not read while 8 MiB wait for the disk, 256 answers are being worked on, or the client
-    does not take its answers: what a session may hold is bounded by that and its window.
+    Requests are not read while 8 MiB wait for the disk (half of a small window), 256 answers are being worked on, or
+    the client does not take its answers: what a session may hold is bounded by that and its window.
     """
 
     def __init__(
-        self, serving: Serving, spawn: Spawn, *, touched: Callable[[], None], left: Callable[[], None]
+        self, serving: Serving, spawn: Spawn, *, window: int, touched: Callable[[], None], left: Callable[[], None]
     ) -> None:
         self._serving = serving
         self._spawn = spawn
@@ -44,6 +44,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._ended = False
         self._eof = False
         self._queued = 0
+        self._high = min(_QUEUED_HIGH, window // 2)
         self._waiting = 0
         self._refused = 0
         self._first_refused = ""
@@ -112,7 +113,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
     def queued(self, size: int) -> None:
         """So many more bytes wait for the disk (fewer, if negative)."""
         self._queued += size
-        if size < 0 and self._queued <= _QUEUED_LOW and self._paused:
+        if size < 0 and self._queued <= self._high // _LOW and self._paused:
             self._work()
 
     def refused(self, what: str) -> None:
@@ -123,7 +124,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
     # ------------------------------------------------------------ requests
 
     def _full(self) -> bool:
-        high = _QUEUED_LOW if self._paused else _QUEUED_HIGH
+        high = self._high // _LOW if self._paused else self._high
         return self._queued > high or self._waiting >= _WAITING_HIGH or self.deaf_since is not None
 
     def _work(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from receiver.ingress import wire
-from receiver.ingress.inbox import Arrival, Inbox
+from receiver.ingress.inbox import WRITE_COST, Arrival, Inbox
 from receiver.ingress.limits import Allowance
 from receiver.ingress.names import Kind, Spot, locate
 from receiver.model import Answer, Committer, Outcome, Upload
@@ -157,7 +157,7 @@ class View:
         if arrival.failed:
             return self._no(number, wire.FAILURE, arrival.failed, f"write: {arrival.failed}")
         if len(content):
-            self._host.queued(len(content))
+            self._host.queued(len(content) + WRITE_COST)
             arrival.write(content)
         return wire.ok(number)
 

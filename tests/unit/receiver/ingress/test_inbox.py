@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
-from receiver.ingress.inbox import Inbox
+from receiver.ingress.inbox import WRITE_COST, Inbox
 from tape.digest import xxh3
 from tape.durable import DISK, Disk
 from tape.errors import DiskError, DiskFull, SyncFailed
@@ -81,7 +81,7 @@ async def test_bytes_arrive_whole_and_hashed(inbox: Inbox) -> None:
     content = b"".join(pieces)
     assert arrival.path.read_bytes() == content
     assert (arrival.size, arrival.digest) == (len(content), xxh3(content))
-    await wait_until_async(lambda: sum(written) == len(content))
+    await wait_until_async(lambda: sum(written) == len(content) + len(pieces) * WRITE_COST)
 
 
 async def test_an_empty_upload_is_a_file_too(inbox: Inbox) -> None:
@@ -130,7 +130,7 @@ async def test_one_failed_write_voids_the_upload(tmp_path: Path, disk: Disk, why
     for _ in range(5):
         arrival.write(memoryview(b"12345"))
     assert await arrival.finish() == why
-    await wait_until_async(lambda: sum(written) == 25, what="the queue to be told as gone")
+    await wait_until_async(lambda: sum(written) == 5 * (5 + WRITE_COST), what="the queue to be told as gone")
     arrival.discard()
     await asyncio.to_thread(inbox.close)
     assert not list(inbox.folder.iterdir())

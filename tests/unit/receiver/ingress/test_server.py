@@ -323,33 +323,60 @@ async def test_limits_are_told(tmp_path: Path) -> None:
         assert struct.unpack(">QQQQ", reply.fields) == ((1 << 20) + 1024, 255 << 10, 1 << 20, 7)
 
 
+class Stuck(Disk):
+    """A disk that stands still until the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def write_all(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        """As in Disk, once it may."""
+        asyncio.run_coroutine_threadsafe(self.gate.wait(), self._loop).result()
+        super().write_all(file, data)
+
+
+async def taken_in(house: House) -> int:
+    """Bytes of the agent's uploads that the receiver took, once these become no more."""
+    allowance = house.ingress._agents["alpha"].serving.allowance
+    last = -1
+
+    def still() -> bool:
+        nonlocal last
+        before, last = last, allowance.unfinished
+        return before == last > 0
+
+    await wait_until_async(still, every=0.2)
+    return last
+
+
 async def test_a_slow_disk_slows_the_client_down(tmp_path: Path) -> None:
     """While the disk stands still only a bounded number of bytes is taken in; then everything arrives."""
-    gate = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    class Stuck(Disk):
-        def write_all(self, file: BinaryIO, data: bytes | memoryview) -> None:
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
-            super().write_all(file, data)
-
+    disk = Stuck()
     content = os.urandom(48 << 20)
-    house = House(tmp_path, disk=Stuck(), window=4 << 20)
+    house = House(tmp_path, disk=disk, window=16 << 20)
     async with house, house.sftp() as client:
         sending = asyncio.ensure_future(deliver(client, content))
-        allowance = house.ingress._agents["alpha"].serving.allowance
-        last = -1
-
-        def still() -> bool:
-            nonlocal last
-            before, last = last, allowance.unfinished
-            return before == last > 0
-
-        await wait_until_async(still, every=0.2)
-        assert 0 < last <= (8 << 20) + (2 << 20)
-        gate.set()
+        assert 0 < await taken_in(house) <= (8 << 20) + (2 << 20)
+        disk.gate.set()
         await sending
         assert house.store.contents() == {f"alpha/{STREAM}/{segment(content)}": content}
+
+
+async def test_tiny_writes_count_for_the_memory_they_take(tmp_path: Path) -> None:
+    """A client that writes single bytes is slowed down long before all of them wait for the disk."""
+    disk, count = Stuck(), 20_000
+    house = House(tmp_path, disk=disk, window=4 << 20)
+    async with house, house.connect() as connection, raw_session(connection) as sftp:
+        handle = raw.text((await sftp.open(f"/{STREAM}/{segment(b'x')}.part")).handle)
+        for number in range(count):
+            sftp.send(raw.WRITE, handle, raw.u64(number), raw.text(b"x"))
+        taken = await taken_in(house)
+        assert taken <= 5_000
+        disk.gate.set()
+        for _ in range(count):
+            assert (await sftp.receive())[1].code == raw.OK
+        assert await taken_in(house) == count
 
 
 def test_an_unreadable_key_names_its_agent(tmp_path: Path) -> None:
