@@ -133,9 +133,8 @@ async def test_a_server_that_grants_one_session_gets_everything(tmp_path: Path) 
     """`MaxSessions 1`, as some hosts have it: slower, and all the same."""
     with Sshd() as sshd:
         config = sshd.folder / "config"
-        config.write_text(
-            config.read_text(encoding="utf-8").replace("MaxSessions 64", "MaxSessions 1"), encoding="utf-8"
-        )
+        text = config.read_text(encoding="utf-8").replace("MaxSessions 64", "MaxSessions 1")
+        config.write_text(text, encoding="utf-8", newline="\n")
         sshd.stop()
         sshd.start()
         async with a_road(tmp_path, sshd) as road:
