@@ -17,7 +17,7 @@ RECEIVED = "ts_recv"
 RAW = "raw"
 PAYLOAD = "payload"
 MAX_COLUMNS = 2000
-DELIMITERS = (b",", b"\t", b";", b"|")
+DELIMITERS = (b",", b"\t", b";", b"|", b" ", b"~", b":")
 
 
 class Format(StrEnum):
