@@ -22,7 +22,7 @@ from tape.layout.model import (
     sanitised,
 )
 from tape.layout.scan import Fields, fields_of, fitting_lines, lines_of, slices
-from tape.layout.texts import quoted
+from tape.layout.texts import blank, quoted
 from tape.layout.words import Mask, Text
 
 SAMPLE_BYTES = 1 << 18
@@ -148,6 +148,9 @@ def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Colum
     if layout.quotes and wrapped.any() and bool((wrapped | ~filled).all()):
         quoting = Quoting.ALWAYS
         starts, ends = starts + wrapped, ends - wrapped
+    elif (led := blank(span)).any() and np.count_nonzero(filled & ~led) <= few(int(np.count_nonzero(filled))):
+        quoting = Quoting.BLANK
+        starts = starts + led
     else:
         quoting = Quoting.MINIMAL if layout.quotes else Quoting.NONE
     values: list[bytes] = []
@@ -156,7 +159,9 @@ def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Colum
     form = form_of(values)
     if isinstance(form, Moment):
         form = _confirmed(form, fields, index, quoting)
-    if quoting is Quoting.MINIMAL and not isinstance(form, Plain):
+    if quoting is Quoting.BLANK and isinstance(form, Plain):
+        quoting = Quoting.MINIMAL if layout.quotes else Quoting.NONE
+    elif quoting is Quoting.MINIMAL and not isinstance(form, Plain):
         quoting = Quoting.NONE
     return replace(column, form=form, quoting=quoting)
 
