@@ -11,10 +11,13 @@ import numpy as np
 
 from agent.budget import BIG_PIECE, FRAGMENT
 from tape.digest import xxh3
+from tape.footer import LATEST_NS
 
 MARK_COST = 100  # what one receive mark takes in memory, about
 _DAY = 86_400_000_000_000
 FINGERPRINT = 4096
+DAY_ROWS = 1000
+_FIRST_SECOND, _LAST_SECOND = 10**9, LATEST_NS // 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,31 +186,54 @@ class Buffer:
 def frame_day(data: bytes, at: int) -> int | None:
     """The UTC day that a frame's stamp (seconds to nanoseconds, ten or more digits) lies in; None for other lines."""
     seconds = data[at : at + 10]
-    return int(seconds) // 86_400 if len(seconds) == 10 and seconds.isdigit() else None
+    if len(seconds) < 10 or not seconds.isdigit() or not _FIRST_SECOND <= int(seconds) < _LAST_SECOND:
+        return None
+    return int(seconds) // 86_400
 
 
-def frames_of_day(data: bytes, day: int | None) -> tuple[int, int | None]:
-    """How many bytes of these frames belong to one day of stamps, and which: `day`, or that of the first frame.
+def frames_of_day(data: bytes, day: int | None, rows: int = 0) -> tuple[int, int | None]:
+    """How many bytes of these frames go into a segment, and the UTC day of the stamps at their end.
 
-    Lines without a stamp go with what precedes them. Stamps that run backwards are not looked for.
+    `day`: that of the frames in it so far, `rows` of them; None if it has none. The segment ends where the next
+    day begins if it or that day then has DAY_ROWS rows; else the days share it: a segment for every few rows
+    would cost more than the rows. Lines without a stamp go with what precedes them. A stamp of an earlier day ends
+    nothing.
     """
-    first = day
-    at = 0
-    while first is None and at < len(data):
-        first = frame_day(data, at)
+    taken, first = _same_day(data, 0, day)
+    if first is None or taken == len(data) or rows + data.count(b"\n", 0, taken) >= DAY_ROWS:
+        return taken, first
+    following = _line_day(data, taken, first)
+    dense = _behind_lines(data, taken, DAY_ROWS)
+    if dense is not None and _line_day(data, dense - 1, following) == following:
+        return taken, first
+    least = _behind_lines(data, 0, DAY_ROWS - rows)
+    if least is None:
+        return len(data), max(following, _line_day(data, len(data) - 1, following))
+    return _same_day(data, least, _line_day(data, least - 1, following))
+
+
+def _same_day(data: bytes, start: int, day: int | None) -> tuple[int, int | None]:
+    """Where the day ends that goes on at `start` (at a line's start or inside it), and which: `day`, or the first."""
+    at = start
+    while day is None and at < len(data):
+        day = frame_day(data, at)
         at = data.find(b"\n", at) + 1 or len(data)
-    if first is None or _line_day(data, len(data) - 1, first) == first:
-        return (len(data), first) if first is None or _line_day(data, 0, first) == first else (0, first)
-    if _line_day(data, 0, first) != first:
-        return 0, first
-    low, high = 0, len(data) - 1
+    if day is None or start >= len(data) or _line_day(data, len(data) - 1, day) <= day:
+        return len(data), day
+    low, high = start, len(data) - 1
     while low < high:
         middle = (low + high) // 2
-        if _line_day(data, middle, first) == first:
+        if _line_day(data, middle, day) <= day:
             low = middle + 1
         else:
             high = middle
-    return data.rfind(b"\n", 0, low) + 1, first
+    return data.rfind(b"\n", 0, low) + 1, day
+
+
+def _behind_lines(data: bytes, start: int, count: int) -> int | None:
+    """The offset behind so many lines from `start` on; None if there are fewer."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8, offset=start) == ord("\n")) if start < len(data) else ()
+    return start + int(ends[count - 1]) + 1 if len(ends) >= count else None
 
 
 def _line_day(data: bytes, inside: int, otherwise: int) -> int:

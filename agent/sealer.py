@@ -100,7 +100,7 @@ class OpenSegment:
     start: int
     cursor: Cursor
     writer: SegmentWriter
-    frame_day: int | None = None  # UTC day (days since 1970) of the stamps of its frames
+    frame_day: int | None = None  # UTC day (days since 1970) of the stamps of its last frames
     day: int | None = None  # UTC day on which its rows were read
     kept: list[Kept] = field(default_factory=list)
     kept_bytes: int = 0
@@ -150,11 +150,11 @@ class Sealer:
     def append(self, segment: OpenSegment, piece: Piece) -> int:
         """Add a piece; how many of its bytes were taken.
 
-        Fewer than all (none, even) when frames reach the next UTC day: seal, and open another one.
+        Fewer than all (none, even) when frames end with a UTC day of stamps: seal, and open another one.
         Raises Misfit with nothing taken, DiskError.
         """
         if segment.writer.layout.shape is Shape.FRAMES:
-            taken, segment.frame_day = frames_of_day(piece.data, segment.frame_day)
+            taken, segment.frame_day = frames_of_day(piece.data, segment.frame_day, segment.rows)
             if taken == 0:
                 return 0
             if taken < len(piece.data):

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from receiver.model import Answer, Outcome
 from tape.digest import genesis, link
-from tape.footer import Footer
+from tape.footer import LATEST_NS, Footer
 from tape.names import SUFFIX, SegmentName, utc_day
 from tape.settings import show_size
 
 MAX_TEXT = 4096
 _LARGEST_FILE = 1 << 50
-_LARGEST = 1 << 62  # ns until the year 2116: anything above is no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,7 @@ def _is_flag(value: object) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST
+    return type(value) is int and 0 <= value < LATEST_NS
 
 
 def _kind(facts: Facts) -> str:

@@ -14,6 +14,7 @@ from tape.names import check_agent, check_epoch, check_stream
 
 FORMAT = 1
 KEY = b"hometape"
+LATEST_NS = 1 << 62  # ns until the year 2116: anything above is no time
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,11 @@ def parse(column: Column, delimiter: str, fields: Fields, index: int) -> tuple[p
     if not isinstance(form, Number | Moment):
         return texts.parse(form, column.quoting, delimiter, span)
     wrapped = None
-    if column.quoting is Quoting.ALWAYS:
+    if column.quoting is Quoting.BLANK:
+        wrapped = texts.blank(span) & (span.lengths > 1)  # a blank before nothing is not the null of a number
+        span = Span(span.text, span.starts + wrapped, span.ends)
+        wrapped |= span.lengths == 0
+    elif column.quoting is Quoting.ALWAYS:
         wrapped = texts.quoted(span)
         wrapped &= span.lengths > 2  # two quotes around nothing are not the null of a number
         inner = Span(span.text, span.starts + wrapped, span.ends - wrapped)
@@ -71,8 +75,9 @@ def tokens(column: Column, delimiter: str, values: pa.Array) -> list[Token] | No
         plain = moments.tokens(form, values)
     else:
         return texts.tokens_of(text_of(column, delimiter, values))
-    if column.quoting is Quoting.ALWAYS:
-        plain = [*constant(b'"'), *plain, *constant(b'"')]
+    before, behind = _around(column)
+    if before:
+        plain = [*constant(before), *plain, *constant(behind)]
         if values.null_count:
             plain = masked(plain, values.is_valid().to_numpy(zero_copy_only=False))
     return plain
@@ -85,12 +90,18 @@ def text_of(column: Column, delimiter: str, values: pa.Array) -> pa.Array:
         return texts.text_of(column.quoting, delimiter, values)
     if isinstance(form, Number) and form.wide:
         text = numbers.wide_text(form, values)
-        if column.quoting is not Quoting.ALWAYS:
+        before, behind = _around(column)
+        if not before or not len(text):
             return text
-        quoted = texts.text_of(Quoting.ALWAYS, delimiter, text)
-        return pa.array([], pa.binary()) if not len(text) else _where_present(values, quoted)
+        empty = pa.scalar(b"", pa.binary())
+        return _where_present(values, pc.binary_join_element_wise(pa.scalar(before), text, pa.scalar(behind), empty))
     pieces = tokens(column, delimiter, values) or []
     return as_array(pieces, len(values))
+
+
+def _around(column: Column) -> tuple[bytes, bytes]:
+    """What stands before and behind each number or time that is not empty."""
+    return {Quoting.ALWAYS: (b'"', b'"'), Quoting.BLANK: (b" ", b"")}.get(column.quoting, (b"", b""))
 
 
 def _where_present(values: pa.Array, text: pa.Array) -> pa.Array:

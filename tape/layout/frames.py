@@ -1,23 +1,30 @@
-"""Frames: lines that begin with the time at which a recorder received them."""
+"""Frames: lines that begin with the time at which a recorder received them.
+
+A number of the right width is such a time if it lies between 2001, when seconds got their tenth digit, and
+`LATEST_NS`, and if a sample of them goes on as a clock does: hardly ever back, and mostly in steps below
+an hour. Identifiers and the dates of bars do not. Lines that miss the range later on are strays.
+"""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
+from tape.footer import LATEST_NS
 from tape.layout import numbers
 from tape.layout.model import Number, Stamp
 from tape.layout.scan import RETURN, Lines, slices
 from tape.layout.words import Ints, Mask, Span, Text, Token
 
 _FRAME = re.compile(rb"(?P<whole>[1-9][0-9]{9}(?:[0-9]{3}){0,3})(?:\.(?P<fraction>[0-9]{1,9}))?(?P<separator>: ?| )")
-SAMPLE = 1000
+_HOUR = 3_600_000_000_000
 
 
 def detect(lines: list[bytes]) -> Stamp | None:
     """The stamp that most of the lines begin with; None if they are no frames."""
-    matches = [match for line in lines if (match := _FRAME.match(line))]
-    if not matches or 10 * len(matches) < 8 * len(lines):
+    matches = [match for line in lines if (match := _FRAME.match(line)) and _time(match) < LATEST_NS]
+    if not matches or 10 * len(matches) < 8 * len(lines) or not _goes_on(list(map(_time, matches))):
         return None
     separators = {match["separator"].decode() for match in matches}
     if len(separators) != 1 or (separator := separators.pop()) not in {" ", ": "}:
@@ -32,6 +39,20 @@ def detect(lines: list[bytes]) -> Stamp | None:
     if width != 10:
         return None
     return Stamp(10, (min(*fractions, 1), 9), separator) if _trimmed(matches) else _fixed(fractions, separator)
+
+
+def _time(match: re.Match[bytes]) -> int:
+    """The time in ns that a line begins with."""
+    whole = match["whole"]
+    fraction: bytes = match["fraction"] or b""
+    return int(whole) * int(10 ** (19 - len(whole))) + int(fraction.ljust(9, b"0"))
+
+
+def _goes_on(times: list[int]) -> bool:
+    """Whether these are times of a clock, one after the other."""
+    steps = sorted(after - before for before, after in pairwise(times))
+    back = sum(step < 0 for step in steps)
+    return 10 * back <= len(steps) and (not steps or steps[len(steps) // 2] <= _HOUR)
 
 
 def _trimmed(matches: list[re.Match[bytes]]) -> bool:
@@ -76,7 +97,7 @@ def parse(stamp: Stamp, eol: str, text: Text, lines: Lines) -> tuple[Ints, Ints,
     number, _ = numbers.numpy_of(values)
     factor = _factor(stamp)
     seconds = number // (10**9 // factor) if stamp.fraction else number
-    good &= (seconds >= 10 ** (stamp.digits - 1)) & (number <= ((1 << 63) - 1) // factor)
+    good &= (seconds >= 10 ** (stamp.digits - 1)) & (number < LATEST_NS // factor)
     number = np.where(good, number, 0) * factor
     begins = np.where(good, cuts + len(stamp.separator), starts)
     return number, begins, np.where(good, stops, starts), good

@@ -1,13 +1,12 @@
 """What a sample looks like. A wrong guess costs space, never truth: every row is proven later."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from tape.layout import columns, frames, moments
+from tape.layout import columns, frames, tables
+from tape.layout.forms import few, form_of
 from tape.layout.model import (
     LINES,
     MAX_COLUMNS,
@@ -16,20 +15,19 @@ from tape.layout.model import (
     Format,
     Layout,
     Moment,
-    Number,
     Plain,
     Quoting,
     Shape,
+    Stamp,
     sanitised,
 )
 from tape.layout.scan import Fields, fields_of, fitting_lines, lines_of, slices
-from tape.layout.texts import quoted
+from tape.layout.texts import blank, quoted
 from tape.layout.words import Mask, Text
 
 SAMPLE_BYTES = 1 << 18
 SAMPLE_LINES = 2000
 SAMPLE_VALUES = 1000
-_NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
 _WORD = re.compile(r"[^\W\d][\w .<>/%()#\[\]:+-]{0,99}")
 _BOM = b"\xef\xbb\xbf"
 _SHARE_OF_LINES = 0.8
@@ -51,24 +49,30 @@ def _fresh(sample: bytes, lines: list[bytes], said: Format, *, at_start: bool) -
         stamp = frames.detect(lines)
         if stamp is None and said is Format.FRAMES:
             return Layout(Shape.FRAMES, eol=eol)
-        if stamp is not None:
+        if stamp is not None and not (said is Format.AUTO and _is_table(stamp, lines)):
             return Layout(Shape.FRAMES, eol=eol, stamp=stamp)
     if said is Format.LINES:
         return replace(LINES, eol=eol)
     delimiter = _delimiter(lines, said)
+    if delimiter is None and said is Format.AUTO:
+        delimiter = tables.delimiter_of(lines)
     if delimiter is None:
         return replace(LINES, eol=eol)
     return _delimited(sample, lines, eol, delimiter, at_start=at_start)
 
 
+def _is_table(stamp: Stamp, lines: list[bytes]) -> bool:
+    return stamp.separator == " " and tables.is_row_of_blanks(lines)
+
+
 def _delimiter(lines: list[bytes], said: Format) -> str | None:
     """The delimiter that gives most lines the same number of fields; None where no such thing shows."""
     choices = {Format.TSV: "\t", Format.CSV: ",;|"}.get(said, "\t,;|")
-    if said is Format.AUTO and 2 * sum(line.lstrip()[:1] in {b"{", b"["} for line in lines) > len(lines):
+    if said is Format.AUTO and tables.is_json(lines):
         return None
     best: tuple[float, int, str] | None = None
     for choice in choices:
-        count, share = _modal(lines, choice.encode())
+        count, share = tables.modal(lines, choice.encode())
         if count >= 2 and count <= MAX_COLUMNS and (best is None or (share, count) > best[:2]):
             best = (share, count, choice)
     if best is not None and (best[0] >= _SHARE_OF_LINES or said is not Format.AUTO):
@@ -76,21 +80,8 @@ def _delimiter(lines: list[bytes], said: Format) -> str | None:
     return choices[0] if said is not Format.AUTO else None
 
 
-def _modal(lines: list[bytes], delimiter: bytes) -> tuple[int, float]:
-    """The most frequent number of fields, outside quotes, and the share of lines that have it."""
-    counts = Counter(_count(line, delimiter) for line in lines)
-    count, times = max(counts.items(), key=lambda item: (item[1], item[0]))
-    return count, times / len(lines)
-
-
-def _count(line: bytes, delimiter: bytes) -> int:
-    if b'"' not in line:
-        return line.count(delimiter) + 1
-    return sum(part.count(delimiter) for part in line.split(b'"')[::2]) + 1
-
-
 def _delimited(sample: bytes, lines: list[bytes], eol: str, delimiter: str, *, at_start: bool) -> Layout:
-    count, _ = _modal(lines, delimiter.encode())
+    count, _ = tables.modal(lines, delimiter.encode())
     text = Text(sample)
     plain = Layout(Shape.DELIMITED, eol, delimiter, tuple(Column(f"c{k}") for k in range(count)))
     quoting = replace(plain, quotes=True)
@@ -157,6 +148,9 @@ def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Colum
     if layout.quotes and wrapped.any() and bool((wrapped | ~filled).all()):
         quoting = Quoting.ALWAYS
         starts, ends = starts + wrapped, ends - wrapped
+    elif (led := blank(span)).any() and np.count_nonzero(filled & ~led) <= few(int(np.count_nonzero(filled))):
+        quoting = Quoting.BLANK
+        starts = starts + led
     else:
         quoting = Quoting.MINIMAL if layout.quotes else Quoting.NONE
     values: list[bytes] = []
@@ -165,7 +159,9 @@ def _wanted(column: Column, fields: Fields, layout: Layout, index: int) -> Colum
     form = form_of(values)
     if isinstance(form, Moment):
         form = _confirmed(form, fields, index, quoting)
-    if quoting is Quoting.MINIMAL and not isinstance(form, Plain):
+    if quoting is Quoting.BLANK and isinstance(form, Plain):
+        quoting = Quoting.MINIMAL if layout.quotes else Quoting.NONE
+    elif quoting is Quoting.MINIMAL and not isinstance(form, Plain):
         quoting = Quoting.NONE
     return replace(column, form=form, quoting=quoting)
 
@@ -181,56 +177,4 @@ def _runs(rows: int) -> list[slice]:
 def _confirmed(form: Form, fields: Fields, index: int, quoting: Quoting) -> Form:
     _, good = columns.parse(Column("c", form, quoting), ",", fields, index)
     missed = 0 if good is None else int(np.count_nonzero(~good))
-    return form if missed <= _few(fields.rows) else Plain()
-
-
-def _few(count: int) -> int:
-    return max(count // 100, min(count // 10, 16))
-
-
-def form_of(values: Iterable[bytes]) -> Form:
-    """The narrowest form that all but a few of some fields are in; a whole number where all are empty."""
-    filled = [value for value in values if value]
-    if not filled:
-        return Number()
-    numbers = [match for value in filled if (match := _NUMBER.fullmatch(value))]
-    if len(filled) - len(numbers) <= _few(len(filled)):
-        return _number_of(numbers) or Plain()
-    for form in moments.candidates(Counter(filled).most_common(1)[0][0]):
-        if sum(len(value) == len(form.pattern) for value in filled) >= len(filled) - _few(len(filled)):
-            return form
-    return Plain()
-
-
-def _number_of(matches: list[re.Match[bytes]]) -> Number | None:
-    """The form of some numbers; a few that no form has in common with the rest are left aside."""
-    form = _common(matches)
-    if form is not None:
-        return form
-    few = _few(len(matches))
-    unpadded = [match for match in matches if len(match[1]) == 1 or not match[1].startswith(b"0")]
-    if len(matches) - len(unpadded) <= few:
-        form = _common(unpadded)
-        matches = unpadded
-    if form is None:
-        size = Counter(len(match[2] or b"") for match in matches).most_common(1)[0][0]
-        fixed = [match for match in matches if len(match[2] or b"") == size]
-        form = _common(fixed) if len(matches) - len(fixed) <= few else None
-    return form
-
-
-def _common(matches: list[re.Match[bytes]]) -> Number | None:
-    """The narrowest form that all of some numbers are in."""
-    wholes = [match[1] for match in matches]
-    fractions = [match[2] or b"" for match in matches]
-    scale, least = max(map(len, fractions)), min(map(len, fractions))
-    if any(len(part) > least and part.endswith(b"0") for part in fractions):
-        return None
-    padded = [len(whole) for whole in wholes if len(whole) > 1 and whole.startswith(b"0")]
-    pad = max(padded, default=1)
-    if pad > 18 or (padded and min(map(len, wholes)) < pad):
-        return None
-    longest = max(map(len, wholes))
-    if longest + scale <= 18 or (scale == 0 and all(int(whole) < 1 << 63 for whole in wholes)):
-        return Number(scale, least, pad)
-    return Number(scale, least, pad, wide=True) if longest + scale <= 38 else None
+    return form if missed <= few(fields.rows) else Plain()

@@ -17,7 +17,7 @@ RECEIVED = "ts_recv"
 RAW = "raw"
 PAYLOAD = "payload"
 MAX_COLUMNS = 2000
-DELIMITERS = (b",", b"\t", b";", b"|")
+DELIMITERS = (b",", b"\t", b";", b"|", b" ", b"~", b":")
 
 
 class Format(StrEnum):
@@ -39,11 +39,15 @@ class Shape(StrEnum):
 
 
 class Quoting(StrEnum):
-    """Whether fields of a column stand in double quotes: never, always, or only where they need it."""
+    """Whether fields of a column stand in double quotes: never, always, or only where they need it.
+
+    BLANK: no quotes, but one blank before each number or time that is not empty.
+    """
 
     NONE = "none"
     ALWAYS = "always"
     MINIMAL = "minimal"
+    BLANK = "blank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,8 @@ def _check(layout: Layout) -> None:
             raise ValueError("no columns, or too many")
         for column in layout.columns:
             _check_form(column.form)
+            if column.quoting is Quoting.BLANK and isinstance(column.form, Plain):
+                raise ValueError("a blank before a text is part of it")
         names = {column.name for column in layout.columns}
         if len(names) != len(layout.columns) or names & {RECEIVED, RAW}:
             raise ValueError("column names are not unique")

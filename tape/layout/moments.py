@@ -17,6 +17,8 @@ from tape.layout.words import Bytes, Ints, Mask, Span, Text, Token
 _DATES = ("YYYY-MM-DD", "YYYY.MM.DD", "YYYY/MM/DD", "YYYYMMDD", "DD.MM.YYYY")
 _TIMES = ("hh:mm:ss", "hhmmss", "hh:mm")
 _ZONES = ("", "Z", "+00:00", "+0000", " UTC", "+00")
+_TIGHT = re.compile(r"( ?)(0{3}|0{6,7})")  # HistData: hhmmssfff, NinjaTrader: hhmmss fffffff
+_OFFSET = re.compile(r"([+-])([01][0-9]):?([0-5][0-9])$")
 _DAY = 86_400
 _UNITS = {"ms": 3, "us": 6, "ns": 9}
 _FIRST_YEAR, _LAST_YEAR = 1678, 2261  # what int64 nanoseconds reach, wholly
@@ -31,6 +33,9 @@ def candidates(field: bytes) -> list[Moment]:
             continue
         body = text[: len(text) - len(zone)]
         found += [Moment(pattern + zone) for pattern in _bodies(body)]
+    if not found and (offset := _OFFSET.search(text)):
+        patterns = _bodies(text[: offset.start()])
+        found = [Moment(pattern + offset[0]) for pattern in patterns if "Y" in pattern and "h" in pattern]
     return found
 
 
@@ -50,7 +55,18 @@ def _bodies(body: str) -> list[str]:
                     found.append(start)
                 elif time.endswith("ss") and 2 <= len(rest) <= 10 and rest[0] in ".," and set(rest[1:]) == {"0"}:
                     found.append(start + rest[0] + "f" * (len(rest) - 1))
+                elif time == "hhmmss" and date and (fraction := _TIGHT.fullmatch(rest)):
+                    found.append(start + fraction[1] + "f" * len(fraction[2]))
     return found
+
+
+def _ahead(pattern: str) -> int:
+    """How many seconds the clock of a pattern with an offset is ahead of UTC."""
+    offset = _OFFSET.search(pattern)
+    if offset is None or "Y" not in pattern:
+        return 0
+    seconds = 3600 * int(offset[2]) + 60 * int(offset[3])
+    return -seconds if offset[1] == "-" else seconds
 
 
 def _shape_of(pattern: str) -> str:
@@ -84,7 +100,7 @@ def storage(form: Moment) -> pa.DataType:
         return pa.date32()
     if "Y" not in pattern:
         return pa.time32("ms") if unit(form) == "ms" else pa.time64(unit(form))
-    aware = pattern.endswith(("Z", "+00:00", "+0000", "UTC", "+00"))
+    aware = pattern.endswith(("Z", "+00:00", "+0000", "UTC", "+00")) or _OFFSET.search(pattern) is not None
     return pa.timestamp(unit(form), "UTC" if aware else None)
 
 
@@ -146,7 +162,7 @@ def _number(pattern: str, matrix: Bytes) -> Ints:
     seconds = _value(matrix, parts["h"]) * 3600 + _value(matrix, parts["m"]) * 60 + _value(matrix, parts["s"])
     digits = _UNITS[unit(Moment(pattern))]
     fraction = _value(matrix, parts["f"]) * 10 ** (digits - len(parts["f"]))
-    number: Ints = (days * _DAY + seconds) * 10**digits + fraction
+    number: Ints = (days * _DAY + seconds - _ahead(pattern)) * 10**digits + fraction
     return number
 
 
@@ -196,6 +212,7 @@ def _written(form: Moment, number: Ints) -> Bytes:
         digits = _UNITS[unit(form)]
         seconds = number // 10**digits
         values["f"] = (number - seconds * 10**digits) // 10 ** (digits - len(parts["f"]))
+        seconds = seconds + _ahead(pattern)
         days = seconds // _DAY
         seconds = seconds - days * _DAY
         values["h"] = seconds // 3600

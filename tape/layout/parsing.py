@@ -342,7 +342,8 @@ def _wider(
         isinstance(now, Number) or (isinstance(now, Moment) and len(seen.form.pattern) > len(now.pattern))
     ):
         yield seen.form, seen.quoting
-    styles = [seen.quoting, Quoting.MINIMAL if layout.quotes else Quoting.NONE]
+    plain = Quoting.MINIMAL if layout.quotes else Quoting.NONE
+    styles = [plain if seen.quoting is Quoting.BLANK else seen.quoting, plain]
     if isinstance(now, Plain):
         styles = [column.quoting]
     for quoting in dict.fromkeys([*styles, Quoting.NONE]):

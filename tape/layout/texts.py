@@ -9,6 +9,7 @@ from tape.layout.scan import QUOTE, slices
 from tape.layout.words import Mask, Span, Text, Token
 
 MOST_TOKENS = 4
+BLANK = 32
 
 
 def storage(form: Plain) -> pa.DataType:
@@ -48,6 +49,12 @@ def quoted(span: Span) -> Mask:
     """Which fields start and end with a double quote."""
     first, last = span.text.at(span.starts), span.text.at(span.ends - 1)
     mask: Mask = (span.lengths >= 2) & (first == QUOTE) & (last == QUOTE)
+    return mask
+
+
+def blank(span: Span) -> Mask:
+    """Which fields start with a blank."""
+    mask: Mask = (span.lengths > 0) & (span.text.at(span.starts) == BLANK)
     return mask
 
 

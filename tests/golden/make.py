@@ -48,7 +48,37 @@ def quoted() -> bytes:
     return b"".join(rows)
 
 
-SOURCES = {"table": table, "frames": frames, "quoted": quoted}
+def blanks() -> bytes:
+    """Columns parted by blanks, one of them of fixed width with zeros in front, a stray."""
+    rows = [b"20240808 %06d%03d 1.%05d -%d.5 Q%d\n" % (k, k, k, k, k % 3) for k in range(100)]
+    rows[10] = b"# reconnected\n"
+    return b"".join(rows)
+
+
+def offsets() -> bytes:
+    """Times with an offset or a tight fraction, a blank before each value, one of them empty."""
+    rows = [
+        b"2024-08-08T23:54:%02d.%06d+05:30, 23:54:%02d, %d.25, %d, x%d, 20240808 2354%02d%03d\n"
+        % (k % 60, k, k % 60, k, 10**20 + k, k % 3, k % 60, k)
+        for k in range(100)
+    ]
+    rows[10] = rows[10].replace(b", 10.25", b",")
+    return b"time, clock, price, huge, note, tight\n" + b"".join(rows)
+
+
+def alone() -> bytes:
+    """One column of numbers."""
+    return b"".join(b"%d.%d\n" % (97_000 + k, k % 10) for k in range(100))
+
+
+SOURCES = {
+    "table": table,
+    "frames": frames,
+    "quoted": quoted,
+    "blanks": blanks,
+    "offsets": offsets,
+    "alone": alone,
+}
 
 
 def main() -> int:

@@ -43,6 +43,18 @@ def test_golden_sources_are_what_they_were(name: str) -> None:
     assert (HERE / "format-1" / name / "source").read_bytes() == SOURCES[name]()
 
 
+def test_the_golden_offsets_are_typed() -> None:
+    """Offsets, blanks before values and tight fractions are times and numbers."""
+    schema = pq.read_schema(segment_in(HERE / "format-1" / "offsets"))
+    kinds = {field.name: field.type for field in schema}
+    assert kinds["time"] == pa.timestamp("us", "UTC")
+    assert kinds["clock"] == pa.time32("ms")
+    assert kinds["price"] == pa.decimal128(18, 2)
+    assert kinds["huge"] == pa.decimal128(38, 0)
+    assert kinds["note"] == pa.string()
+    assert kinds["tight"] == pa.timestamp("ms")
+
+
 def test_the_golden_table_is_typed() -> None:
     """Its columns are typed: a reader of today sees the types of the day it was written."""
     schema = pq.read_schema(segment_in(HERE / "format-1" / "table"))

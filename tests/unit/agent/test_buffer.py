@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.budget import FRAGMENT
-from agent.buffer import Buffer, Cursor, Piece, frames_of_day
+from agent.buffer import DAY_ROWS, Buffer, Cursor, Piece, frames_of_day
 from tape.digest import xxh3
 
 DAY = 86_400_000_000_000
@@ -149,11 +149,46 @@ FIRST = 1_700_000_000 // 86_400 * 86_400
     ],
 )
 def test_frames_are_cut_at_midnight_of_their_stamps(seconds: list[int], day: int | None, taken: int) -> None:
-    """A run of frames ends where the UTC day of the stamps changes."""
-    lines = [f"{FIRST + s}000000000 {{}}\n".encode() for s in seconds]
-    found, first = frames_of_day(b"".join(lines), day)
-    assert found == len(b"".join(lines[:taken]))
+    """A run of frames ends where the UTC day of the stamps changes, if the segment has rows enough."""
+    data = framed(seconds)
+    found, first = frames_of_day(data, day, DAY_ROWS)
+    assert found == len(framed(seconds[:taken]))
     assert first == (FIRST // 86_400 if day is None else day)
+
+
+def framed(seconds: list[int]) -> bytes:
+    """Frames of some moments."""
+    return b"".join(f"{FIRST + s}000000000 {{}}\n".encode() for s in seconds)
+
+
+@pytest.mark.parametrize("step", [3_600, 14_400, 86_400, 500_000])
+def test_days_with_few_frames_share_a_segment(step: int) -> None:
+    """However far apart the stamps are, a segment has as many rows as make it worth its file."""
+    data = framed([n * step for n in range(4_500)])
+    at, runs = 0, []
+    while at < len(data):
+        taken, _ = frames_of_day(data[at:], None)
+        runs.append(data.count(b"\n", at, at + taken))
+        at += taken
+    assert min(runs[:-1]) >= DAY_ROWS
+    assert max(runs) < DAY_ROWS + 25
+
+
+def test_a_dense_day_begins_a_segment_of_its_own() -> None:
+    """A few frames before midnight stay out of the segment of a day that has many; one that may have few goes on."""
+    before = framed([86_390, 86_395])
+    after = framed([86_400 + n for n in range(DAY_ROWS)])
+    assert frames_of_day(before + after, None) == (len(before), FIRST // 86_400)
+    assert frames_of_day(after, FIRST // 86_400, 2) == (0, FIRST // 86_400)
+    assert frames_of_day(after[:-1], FIRST // 86_400, 2) == (len(after) - 1, FIRST // 86_400 + 1)
+
+
+def test_stamps_of_an_earlier_day_end_nothing() -> None:
+    """Late frames, and numbers that are no time, stay with the day they come in."""
+    data = framed([90_000] * DAY_ROWS + [80_000, 90_000] * 10)
+    assert frames_of_day(data, None) == (len(data), FIRST // 86_400 + 1)
+    odd = framed([90_000]) + b"8389765514270012345 BUY\n0000000001 x\n"
+    assert frames_of_day(odd, None, DAY_ROWS) == (len(odd), FIRST // 86_400 + 1)
 
 
 def test_lines_without_stamps_go_with_the_day() -> None:
@@ -161,7 +196,7 @@ def test_lines_without_stamps_go_with_the_day() -> None:
     stamp = f"{FIRST}000000000 x\n".encode()
     later = f"{FIRST + 90_000}000000000 x\n".encode()
     data = b"??\n" + stamp + b"##\n" + later
-    assert frames_of_day(data, None) == (len(data) - len(later), FIRST // 86_400)
+    assert frames_of_day(data, None, DAY_ROWS) == (len(data) - len(later), FIRST // 86_400)
     assert frames_of_day(b"a\nb\n", None) == (4, None)
     assert frames_of_day(b"a\nb\n", 5) == (4, 5)
     assert frames_of_day(stamp + b"part", None) == (len(stamp) + 4, FIRST // 86_400)

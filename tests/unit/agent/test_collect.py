@@ -125,12 +125,12 @@ async def test_frames_are_filed_by_the_day_of_their_stamps(tmp_path: Path) -> No
     """A recorder's log read late is cut at the midnights of its stamps; each segment's day is that of its rows."""
     one = origin(1, "demo/frames")
     start = 1_700_000_000 // 86_400 * 86_400
-    lines = [f'{start + n * 3600}000000000 {{"n":{n}}}\n'.encode() for n in range(60)]
+    lines = [f'{start + n * 72}000000000 {{"n":{n}}}\n'.encode() for n in range(3000)]
     async with taping(tmp_path) as tape:
-        await tape.feed(one, b"".join(lines), sizes=[333] * 4)
+        await tape.feed(one, b"".join(lines), sizes=[16650] * 4)
         assert await tape.collector.flush()
     found = [(f.day, f.rows) for _, f in footers(tmp_path / "spool") if f.stream == one.stream]
-    assert found == [(date(2023, 11, 14), 24), (date(2023, 11, 15), 24), (date(2023, 11, 16), 12)]
+    assert found == [(date(2023, 11, 14), 1200), (date(2023, 11, 15), 1200), (date(2023, 11, 16), 600)]
     assert exported(tmp_path / "spool", one.file_id) == b"".join(lines)
 
 

@@ -124,6 +124,8 @@ MOMENTS = [
     ("20240808 23:54:13.937", pa.timestamp("ms")),
     ("20240808-23:54:13.937", pa.timestamp("ms")),
     ("20240808-23:54:13", pa.timestamp("ms")),
+    ("20240808 235413937", pa.timestamp("ms")),
+    ("20240808 235413 9372510", pa.timestamp("ns")),
     ("20240808T235413Z", pa.timestamp("ms", "UTC")),
     ("2024.08.08 23:54:13", pa.timestamp("ms")),
     ("2024.08.08 23:54:13.937", pa.timestamp("ms")),
@@ -144,6 +146,62 @@ def test_moments_become_times(tape: Tape, text: str, kind: Any) -> None:
     shown = table.column(1).cast(pa.string()).to_pylist()[0]
     digits = "".join(char for char in text.removesuffix("+00:00") if char.isdigit())
     assert "".join(char for char in shown if char.isdigit()).startswith(digits)
+
+
+OFFSETS = [
+    ("2024-08-08T23:54:13.937251+01:00", "2024-08-08T22:54:13.937251"),
+    ("2024-08-08 23:54:13-0530", "2024-08-09T05:24:13"),
+    ("2024-12-31T23:59:59-00:30", "2025-01-01T00:29:59"),
+    ("1969-12-31 23:54:13+05:45", "1969-12-31T18:09:13"),
+]
+
+
+@pytest.mark.parametrize(("text", "instant"), OFFSETS)
+def test_a_time_with_an_offset_is_the_moment_that_it_says(tape: Tape, text: str, instant: str) -> None:
+    """Times of a clock ahead of or behind UTC are stored in UTC, and come back with their offset."""
+    table = pq.read_table(tape(column([text] * 30)).segments[-1].path)
+    assert table.schema.field(1).type.tz == "UTC"
+    assert table.column(1).to_pylist()[0] == dt.datetime.fromisoformat(instant).replace(tzinfo=dt.UTC)
+
+
+def test_another_offset_is_another_text(tape: Tape) -> None:
+    """A few rows of the night on which the clocks change are raw; a form has one offset."""
+    rows = ["2024-10-27T02:00:00+02:00"] * 150 + ["2024-10-27T02:00:00+01:00"] * 5
+    table = pq.read_table(tape(column(rows)).segments[-1].path)
+    assert table.schema.field(1).type == pa.timestamp("ms", "UTC")
+    assert table.column("raw").null_count == 150
+
+
+def test_a_blank_before_each_value_belongs_to_the_column(tape: Tape) -> None:
+    """Tables with a comma and a blank are typed; text keeps its blank, and what has none or two is raw."""
+    rows = [b'2024/11/%d, 00:%02d:00, %d.25, x, %d, "q"\n' % (k % 30 + 1, k % 60, k, k * 10**15) for k in range(300)]
+    rows[0] = b"Date, Time, Last, Name, Volume, Note\n"
+    rows[50] = rows[50].replace(b", 50.25", b",  50.25")
+    rows[51] = rows[51].replace(b", 51.25", b",51.25")
+    rows[52] = rows[52].replace(b", 52.25", b",")
+    rows[53] = rows[53].replace(b", 53.25", b", ")
+    done = tape(b"".join(rows), Format.AUTO)
+    table = pq.read_table(done.segments[-1].path)
+    assert table.column_names == ["ts_recv", "Date", "Time", "Last", "Name", "Volume", "Note", "raw"]
+    assert table.schema.field("Time").type == pa.time32("ms")
+    assert table.schema.field("Last").type == pa.decimal128(18, 2)
+    assert table.column("Name").to_pylist()[1] == " x"
+    assert table.column("Volume").to_pylist()[299] == 299 * 10**15
+    assert [k for k, raw in enumerate(table.column("raw").to_pylist()) if raw] == [0, 50, 51, 53]
+    assert table.column("Last").to_pylist()[52] is None
+
+
+def test_wide_values_behind_a_blank(tape: Tape) -> None:
+    """Numbers of any width may have a blank before them, empty ones none."""
+    done = tape(column([" 99999999999999999999", "", " -1"] * 30))
+    assert typed(done)[0] == pa.decimal128(38, 0)
+    assert "raw" not in done.table().column_names
+
+
+def test_a_number_behind_a_blank_can_become_text(tape: Tape) -> None:
+    """A column that stops being a number is widened to text with its blanks."""
+    done = tape(column([f" {k}" for k in range(1000)] + [" n/a"] * 1000))
+    assert typed(done)[0] == pa.string()
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ PIECES = st.sampled_from(
     b"1/23/-4/0/007/1.50/1.5/-0/+5/1e-5/ 1/NaN/NA//abc/-0.00/./5./.5/-/\x00/\xff\xfe/\xc3\xa9/\r/"
     b'"a,b"/"/""/"x""y"/9223372036854775807/9223372036854775808/99999999999999999999999/'
     b"1723161254036059768/2024-08-08 23:54:13.937/2024-02-30/20240808-23:54:13.937/23:59:60/24:00:00/"
-    b"2024-08-08T23:54:13Z".split(b"/")
+    b"2024-08-08T23:54:13Z/2024-08-08T23:54:13+01:00/20240808 235413937/20240808 235413 9372510".split(b"/")
 )
-SEPARATORS = st.sampled_from([b",", b";", b"\t", b"|", b"\n", b"\r\n", b" ", b": "])
+SEPARATORS = st.sampled_from([b",", b";", b"\t", b"|", b"\n", b"\r\n", b" ", b": ", b", ", b"~", b":"])
 
 
 def comes_back(data: bytes, sizes: Iterable[int], chosen: Format, *, lines: bool) -> bool:
@@ -67,7 +67,10 @@ KINDS = [
     st.floats(allow_nan=False).map(lambda x: repr(x).encode()),
     st.floats(-1000, 1000).map(lambda x: repr(round(x, 3)).encode()),
     st.integers(0, 99999).map(lambda n: b"%05d" % n),
+    st.integers(-999, 999).map(lambda n: b" %d" % n),
+    st.sampled_from([b" 1.5", b" 10.25", b"", b" 99999999999999999999"]),
     st.sampled_from([b"Q", b"P", b"NASDAQ", b""]),
+    st.datetimes().map(lambda t: t.isoformat(timespec="microseconds").encode() + b"-05:30"),
     st.datetimes().map(lambda t: t.isoformat(sep=" ", timespec="milliseconds").encode()),
     st.datetimes().map(lambda t: t.strftime("%Y%m%d-%H:%M:%S.").encode() + b"%06d" % t.microsecond),
     st.text(max_size=12).map(lambda t: t.replace("\n", "").encode()),
@@ -79,7 +82,7 @@ KINDS = [
 def tables(draw: st.DrawFn) -> bytes:
     """A table whose columns each hold one kind of value, with a few stray lines in it."""
     kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=5))
-    delimiter = draw(st.sampled_from([b",", b"\t", b";", b"|"]))
+    delimiter = draw(st.sampled_from([b",", b"\t", b";", b"|", b" ", b"~", b":"]))
     eol = draw(st.sampled_from([b"\n", b"\r\n"]))
     rows = draw(st.integers(1, 40))
     lines = []
