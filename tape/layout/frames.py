@@ -21,10 +21,12 @@ _FRAME = re.compile(rb"(?P<whole>[1-9][0-9]{9}(?:[0-9]{3}){0,3})(?:\.(?P<fractio
 _HOUR = 3_600_000_000_000
 
 
-def detect(lines: list[bytes]) -> Stamp | None:
-    """The stamp that most of the lines begin with; None if they are no frames."""
+def detect(lines: list[bytes], *, said: bool = False) -> Stamp | None:
+    """The stamp that most of the lines begin with; None if they are no frames. `said`: the user says that they are."""
     matches = [match for line in lines if (match := _FRAME.match(line)) and _time(match) < LATEST_NS]
-    if not matches or 10 * len(matches) < 8 * len(lines) or not _goes_on(list(map(_time, matches))):
+    if not matches or 10 * len(matches) < 8 * len(lines):
+        return None
+    if not said and not _goes_on(list(map(_time, matches))):
         return None
     separators = {match["separator"].decode() for match in matches}
     if len(separators) != 1 or (separator := separators.pop()) not in {" ", ": "}:

@@ -46,7 +46,7 @@ def _sample_lines(sample: bytes) -> list[bytes]:
 def _fresh(sample: bytes, lines: list[bytes], said: Format, *, at_start: bool) -> Layout:
     eol = "\r\n" if 2 * sum(line.endswith(b"\r") for line in lines) > len(lines) else "\n"
     if said in {Format.AUTO, Format.FRAMES}:
-        stamp = frames.detect(lines)
+        stamp = frames.detect(lines, said=said is Format.FRAMES)
         if stamp is None and said is Format.FRAMES:
             return Layout(Shape.FRAMES, eol=eol)
         if stamp is not None and not (said is Format.AUTO and _is_table(stamp, lines)):

@@ -74,6 +74,15 @@ def test_messages_behind_a_clock_are_frames(payload: bytes, stamp: bytes) -> Non
     assert shape(data[: data.find(b"\n") + 1]).shape is Shape.FRAMES
 
 
+def test_a_source_said_to_be_frames_may_be_slow() -> None:
+    """Funding rates every eight hours: a sample does not show a clock, but whoever configured it knows."""
+    data = b"".join(b'%d {"rate":%d}\n' % ((1_700_000_000 + k * 28_800) * 1000, k) for k in range(50))
+    assert shape(data).shape is Shape.LINES
+    stamp = shape(data, Format.FRAMES).stamp
+    assert stamp is not None
+    assert stamp.digits == 13
+
+
 def test_numbers_behind_a_time_and_a_colon_are_frames() -> None:
     """A time with a colon behind it is no field of a table."""
     data = b"".join(b"%d.5: %d 1.5 2.5\n" % (START_NS // 10**9 + k, k) for k in range(60))
