@@ -7,6 +7,7 @@ from enum import StrEnum
 FRAGMENT = 4 * 2**20  # a line is kept whole up to this many bytes; longer ones become fragments of this size
 PIECE = 2**20  # text is handed to an open writer in pieces of at least this many bytes
 BIG_PIECE = 2 * 2**20  # and of at most this many, but for one line
+BIG_ROWS = 2**17  # and of at most so many rows: parsing a row takes memory even where it is empty
 
 
 class Pause(StrEnum):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.budget import BIG_PIECE, FRAGMENT
+from agent.budget import BIG_PIECE, BIG_ROWS, FRAGMENT
 from tape.digest import xxh3
 from tape.footer import LATEST_NS
 
@@ -147,9 +147,10 @@ class Buffer:
         if size > most:
             size = max(self._data.rfind(b"\n", 0, most) + 1, first)
         if size > first:
-            ends = np.flatnonzero(np.frombuffer(self._data, np.uint8, size) == ord("\n"))
-            if len(ends) > max_rows:
-                size = int(ends[max(0, max_rows - 1)]) + 1
+            most = min(BIG_ROWS, max_rows)
+            ends = np.frombuffer(self._data, np.uint8, size) == ord("\n")
+            if np.count_nonzero(ends) > most:
+                size = int(np.flatnonzero(ends)[max(0, most - 1)]) + 1
         return size
 
     def _day_end(self, first: int) -> int:

@@ -152,7 +152,7 @@ class Collector:
             while (lane.working or lane.seal_running) and self._tasks:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             await self._workshop.abort(lane.rewind(0.0))
-            self._slots.release(lane)
+            self._slots.forget(lane)
             self._forget(key)
 
     def snapshot(self) -> Collecting:
@@ -341,15 +341,16 @@ class Collector:
         if self._space.paused():
             return
         excess = self._load - self._seal.buffer * 3 // 4
+        now = self._clock.monotonic()
         waiting = []
         for lane in self._lanes.values():
             if lane.wish is not None:
-                excess -= lane.load
+                if lane.retry_at <= now:  # what is stuck frees nothing soon
+                    excess -= lane.load
             else:
                 if lane.working or lane.seal_running:
                     excess -= lane.draining
                 waiting.append(lane.as_load())
-        now = self._clock.monotonic()
         for key, relief in relieve(waiting, excess):
             lane = self._lanes[key]
             if lane.want(now, cut=relief is Relief.CUT, only_open=True):

@@ -22,40 +22,54 @@ FATAL = (SyncFailed, StoreError)
 
 
 class Slots:
-    """How many lanes may have writers open: a few that stream, some more that seal at once and are done.
+    """How many lanes may have writers open: a few that stream, some more whose segment is wanted now.
 
-    A lane whose segment is wanted waits for its turn; one that would only stream does not.
+    A lane that would only stream never waits. One whose segment is wanted gets a slot in the order of asking, and has
+    it for that segment only: then it streams on if one of those slots is free, else it asks again behind the others.
     """
 
     def __init__(self, streaming: int, most: int, kick: Callable[[Lane], None]) -> None:
-        self._streaming = streaming
+        self._most_streaming = streaming
         self._most = most
         self._kick = kick
-        self._held: set[Lane] = set()
+        self._streaming: set[Lane] = set()
+        self._sealing: set[Lane] = set()
         self._waiting: dict[Lane, None] = {}
 
     def hold(self, lane: Lane) -> bool:
         """Whether the lane may open a writer now; if it waits for one it is kicked when its turn comes."""
-        if lane in self._held:
+        if lane in self._streaming:
             return True
-        wanted = lane.wish is not None
-        if len(self._held) < (self._most if wanted else self._streaming):
-            self._waiting.pop(lane, None)
-            self._held.add(lane)
+        sealing = lane in self._sealing
+        room = sealing or len(self._streaming) + len(self._sealing) < self._most
+        if room and len(self._streaming) < self._most_streaming:
+            self._sealing.discard(lane)
+            self._streaming.add(lane)
             return True
-        if wanted:
+        if lane.wish is None or (sealing and lane.sealing):
+            return False
+        if room:
+            self._sealing.add(lane)
+        else:
             self._waiting[lane] = None
-        return False
+        return room
 
     def release(self, lane: Lane) -> None:
-        """The lane may have nothing open any more; then the next one gets its turn."""
-        if lane not in self._held or lane.segment or lane.flying or lane.sealing:
+        """The lane may have nothing open any more; then its slot is that of the next one that waits."""
+        if (lane.segment or lane.flying or lane.sealing) or not (lane in self._streaming or lane in self._sealing):
             return
-        self._held.discard(lane)
+        self._streaming.discard(lane)
+        self._sealing.discard(lane)
         if self._waiting:
             following = next(iter(self._waiting))
             del self._waiting[following]
+            self._sealing.add(following)
             self._kick(following)
+
+    def forget(self, lane: Lane) -> None:
+        """The lane, which has nothing open, is no more."""
+        self._waiting.pop(lane, None)
+        self.release(lane)
 
 
 class Workshop:

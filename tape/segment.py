@@ -29,11 +29,13 @@ from tape.names import SegmentName
 __all__ = ["EncodingPlan", "Misfit", "Sealed", "SegmentWriter", "read_footer", "row_batches", "source_chunks", "verify"]
 
 ROW_GROUP_ROWS = 1 << 20
-ROW_GROUP_BYTES = 32 << 20
-SHARED_BYTES = 96 << 20  # above this, every writer of the process writes what it has, if it is worth a row group
+ROW_GROUP_BYTES = 16 << 20
+SHARED_BYTES = 40 << 20  # above this, every writer of the process writes what it has, if it is worth a row group
 LEAST_BYTES = 4 << 20
 FEW_ROWS = 1 << 10
 MOST_SMALL = 64
+SMALL_ARRAYS = 1 << 12  # columns of small batches that are kept apart at most, where a table is wide
+ARRAY_COST = 1 << 9  # what a column of a batch takes beside its values, about
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 4 << 20
 PIECE_BYTES = 1 << 19
@@ -166,14 +168,17 @@ class SegmentWriter:
     def _take(self, batch: pa.RecordBatch) -> None:
         self._pending.append(batch)
         self._small = self._small + 1 if batch.num_rows < FEW_ROWS else 0
-        if self._small == MOST_SMALL:  # a live stream comes row by row: thousands of batches weigh more than their rows
+        weight = batch.nbytes + ARRAY_COST * batch.num_columns
+        # A live stream comes row by row, a wide table a few rows at a time: such batches weigh more than their rows.
+        if self._small >= min(MOST_SMALL, max(2, SMALL_ARRAYS // batch.num_columns)):
             schema = columns.schema(self.layout)
-            joined = [_complete(one, schema) for one in self._pending[-MOST_SMALL:]]
-            self._pending[-MOST_SMALL:] = [pa.concat_batches(joined)]
+            joined = [_complete(one, schema) for one in self._pending[-self._small :]]
+            self._pending[-self._small :] = [pa.concat_batches(joined)]
+            weight -= ARRAY_COST * batch.num_columns * (self._small - 1)
             self._small = 0
         self._pending_rows += batch.num_rows
-        self._pending_bytes += batch.nbytes
-        self._shared = _HELD.add(batch.nbytes)
+        self._pending_bytes += weight
+        self._shared = _HELD.add(weight)
         self.rows += batch.num_rows
         times = np.frombuffer(batch.column(0).buffers()[1], np.int64)[: batch.num_rows]
         first, last = int(times.min()), int(times.max())
@@ -190,7 +195,6 @@ class SegmentWriter:
         schema = columns.schema(self.layout)
         batches = [_complete(batch, schema) for batch in self._pending]
         table = pa.Table.from_batches(batches, schema)
-        self._release()
         if self._writer is None:
             if self.plan is None or not self.plan.serves(schema, table.num_rows):
                 self.plan = encoding.plan(table, self._level)
@@ -200,6 +204,7 @@ class SegmentWriter:
             self._written.add(batch)
         if table.num_rows:
             self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._release()
 
     def _release(self) -> None:
         self._shared = _HELD.add(-self._pending_bytes)

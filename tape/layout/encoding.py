@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 DICTIONARY = "DICTIONARY"
 SAMPLE_ROWS = 1 << 15
+SAMPLE_BYTES = 4 << 20  # columns are tried so many bytes at a time
 RUNS = 4
 _NUMBERS = ("DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT", DICTIONARY, "PLAIN")
 _TEXTS = (DICTIONARY, "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY", "PLAIN")
@@ -40,9 +41,29 @@ def choices(kind: pa.DataType) -> tuple[str, ...]:
     return _NUMBERS
 
 
-def plan(sample: pa.Table, level: int) -> EncodingPlan:
-    """Try every encoding on every column of a sample and keep the smallest."""
-    sample = _spread(sample)
+def plan(table: pa.Table, level: int) -> EncodingPlan:
+    """Try every encoding on every column, on a sample of the rows, and keep the smallest."""
+    best: dict[str, str] = {}
+    for names in _parts(table):
+        best |= _smallest(_spread(table.select(names)), level)
+    return EncodingPlan(best, min(table.num_rows, SAMPLE_ROWS))
+
+
+def _parts(table: pa.Table) -> list[list[str]]:
+    """The columns, as many at a time as a sample may be large; nearly always all of them."""
+    parts: list[list[str]] = []
+    room = 0
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        size = values.nbytes * min(table.num_rows, SAMPLE_ROWS) // max(1, table.num_rows)
+        if not parts or size > room:
+            parts.append([])
+            room = SAMPLE_BYTES
+        parts[-1].append(name)
+        room -= size
+    return parts
+
+
+def _smallest(sample: pa.Table, level: int) -> dict[str, str]:
     sizes: dict[str, dict[str, int]] = {field.name: {} for field in sample.schema}
     for turn in range(max(len(_NUMBERS), len(_TEXTS), len(_FIXED))):
         chosen = {field.name: choices(field.type)[turn % len(choices(field.type))] for field in sample.schema}
@@ -50,16 +71,16 @@ def plan(sample: pa.Table, level: int) -> EncodingPlan:
         for k, (name, encoding) in enumerate(chosen.items()):
             groups = range(metadata.num_row_groups)
             sizes[name][encoding] = sum(metadata.row_group(g).column(k).total_compressed_size for g in groups)
-    best = {name: min(tried, key=tried.__getitem__) for name, tried in sizes.items()}
-    return EncodingPlan(best, sample.num_rows)
+    return {name: min(tried, key=tried.__getitem__) for name, tried in sizes.items()}
 
 
 def _spread(table: pa.Table) -> pa.Table:
-    """A few runs of rows from all over a table: the start of a day is not the day."""
-    if table.num_rows <= SAMPLE_ROWS:
+    """A few runs of rows from all over a table: the start of a day is not the day. Fewer rows where they are long."""
+    most = max(1, min(SAMPLE_ROWS, SAMPLE_BYTES * table.num_rows // max(1, table.nbytes)))
+    if table.num_rows <= most:
         return table.combine_chunks()
-    run = SAMPLE_ROWS // RUNS
-    starts = [k * (table.num_rows - run) // (RUNS - 1) for k in range(RUNS)]
+    run = max(1, most // RUNS)
+    starts = [k * (table.num_rows - run) // (RUNS - 1) for k in range(min(RUNS, most))]
     return pa.concat_tables([table.slice(start, run) for start in starts]).combine_chunks()
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.budget import FRAGMENT
+from agent.budget import BIG_ROWS, FRAGMENT
 from agent.buffer import DAY_ROWS, Buffer, Cursor, Piece, frames_of_day
 from tape.digest import xxh3
 
@@ -94,6 +94,16 @@ def test_an_overlong_line_that_came_at_once_is_cut_the_same_way() -> None:
     sizes = [len(piece.data) for piece in drained(buffer)]
     assert sizes == [2, FRAGMENT, FRAGMENT, 2**20 + 1 + 2]
     assert max(sizes) <= FRAGMENT
+
+
+def test_short_rows_leave_in_pieces_of_few() -> None:
+    """However short rows are, a piece has no more than BIG_ROWS of them: parsing takes memory for each."""
+    buffer = Buffer(0)
+    buffer.add(b"\n" * (BIG_ROWS * 2 + 5), 1)
+    sizes = []
+    while (piece := buffer.cut(upto=buffer.end, max_bytes=2**30, max_rows=2**30)) is not None:
+        sizes.append(len(piece.data))
+    assert sizes == [BIG_ROWS, BIG_ROWS, 5]
 
 
 def test_a_wish_stops_at_its_offset() -> None:

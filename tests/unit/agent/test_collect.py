@@ -319,6 +319,24 @@ def _loose(folder: Path):  # type: ignore[no-untyped-def]  # pairs of path and f
     return [(path, read_footer(path)) for path in folder.rglob("*.parquet")]
 
 
+async def test_a_backlog_of_many_files_never_stands_still(tmp_path: Path) -> None:
+    """Many more files with a backlog than may have writers open: all are taken long before any is due by its age, and
+    small ones beside them get their turn.
+    """
+    block = b"".join(b"%d,%d\n" % (n * n * 7919 % 1_000_003, n) for n in range(100_000))
+    many, small = [origin(n, f"demo/s{n}") for n in range(7)], [origin(100 + n, "demo/small") for n in range(6)]
+    async with taping(tmp_path, max_age=3600, workers=1, buffer=6 * 2**20) as tape, asyncio.timeout(60):
+        for turn, one in enumerate(small):
+            for big in many:
+                await tape.feed(big, block, start=turn * len(block))
+            end = await tape.feed(one, LINE)
+            await tape.collector.finish(one)
+            await tape.sealed(one, end)
+        assert await tape.collector.flush()
+    for big in many:
+        assert exported(tmp_path / "spool", big.file_id) == block * len(small)
+
+
 async def test_a_low_disk_pauses_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below spool.keep_free nothing is sealed; above it work goes on by itself."""
     free = 10

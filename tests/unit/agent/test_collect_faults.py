@@ -1,6 +1,7 @@
 """The collector when the disk is full, refuses or lies, and when typing itself fails: nothing lost, nothing twice."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -223,6 +224,27 @@ async def test_an_origin_that_cannot_be_sealed_stops_no_other(tmp_path: Path, mo
         (stuck,) = tape.collector.snapshot().stuck
         assert "no way" in stuck
         assert tape.collector.snapshot().held_bytes > 0
+
+
+async def test_what_is_stuck_in_memory_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text that can't be sealed fills a good part of the buffer: the others are sealed early to make room, as ever."""
+    one, others = origin(1), [origin(2 + n, f"demo/s{n}") for n in range(30)]
+    real = SegmentWriter.append
+
+    def append(self: SegmentWriter, data: bytes, marks: list[tuple[int, int]]) -> None:
+        if data.startswith(b"bad"):
+            raise ValueError("no way")
+        real(self, data, marks)
+
+    monkeypatch.setattr(SegmentWriter, "append", append)
+    async with taping(tmp_path, max_age=3600, buffer=2**20) as tape:
+        await tape.feed(one, b"bad" + random.Random(1).randbytes(400_000).replace(b"\n", b"") + b"\n")
+        await tape.collector.finish(one)
+        await wait_until_async(lambda: tape.collector.snapshot().stuck)
+        async with asyncio.timeout(30):
+            for other in others:
+                await tape.feed(other, SOME * 20)
+        assert tape.collector.snapshot().stuck
 
 
 async def test_events_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
