@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from agent.identity import FINGERPRINT, Claim, Content, Match, Resemblance, claim
-from agent.sources.desk import Desk, Moved
+from agent.sources.desk import Desk, Moved, filled
 from agent.sources.handles import read_at
 from agent.sources.lives import COMPARED, Life, family
 from agent.sources.scan import Seen
@@ -53,7 +53,7 @@ def examine(desk: Desk, path: str, seen: Seen, since: float) -> Newcomer:
             if life.offset > newcomer.length:
                 if not life.there:
                     newcomer.like.append(Likeness(life, Match.PREFIX, life.offset))
-            elif _ends_alike(fd, life, ends):
+            elif _ends_alike(fd, life, ends) and not filled(life, fd):
                 newcomer.like.append(Likeness(life, Match.FULL, life.offset))
         for life in desk.roll.beginning_with(path, head):
             if life.offset > newcomer.length and _begins(desk, life, newcomer, head, fd):

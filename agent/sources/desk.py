@@ -5,7 +5,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-from agent.identity import Content
+from agent.identity import FINGERPRINT, Content
 from agent.model import Chunk, Event, EventKind, Origin
 from agent.settings import SourceSettings
 from agent.sources.contract import Intake, Positions
@@ -18,6 +18,8 @@ from tape.log import get_logger
 
 _log = get_logger(__name__)
 _HANDLES = 2048
+_BLOCK = 1 << 20
+_LOOK_BACK = 1 << 24
 
 
 class Moved(OSError):
@@ -38,6 +40,7 @@ class Desk:
     leaving: dict[str, Life] = field(default_factory=dict)
     lost: dict[str, Life] = field(default_factory=dict)
     delivered: int = 0
+    draining: bool = False
 
     def __post_init__(self) -> None:
         self.handles = Handles(min(_HANDLES, raise_limit() // 4), self._may_close)
@@ -97,6 +100,7 @@ class Desk:
         self.lost.pop(life.key, None)
         life.lost = False
         life.size, life.mtime_ns = None, -1
+        life.room_to, life.written_at, life.closing = 0, -1, False
         life.since = self.clock.monotonic()
         if not life.leaving and path != life.origin.name:
             life.leaving = True
@@ -156,17 +160,39 @@ class Desk:
         last = read_at(fd, life.offset - length, length)
         if len(last) < length:
             return Content.SHORTER
-        if (xxh3(last) != digest) if length else False:
+        if ((xxh3(last) != digest) if length else False) or filled(life, fd):
             return Content.OTHER
         if life.last is None or whole:
             head = read_at(fd, 0, life.head_length)
             if life.head_length and xxh3(head) != life.head:
                 return Content.OTHER
             self.roll.opened(life, head, last)
+            if life.hollow is None and last and not last.strip(b"\0"):
+                life.hollow = _hollow(fd, life.offset)
         life.size = size
         return Content.SAME
 
 
 def same_stat(life: Life, seen: Seen) -> bool:
-    """Whether a file looks untouched since the life was read last."""
-    return life.size == seen.size and life.mtime_ns == seen.mtime_ns and life.offset == seen.size
+    """Whether a file looks untouched since the life was read last. What was filled through a map may look so."""
+    same = life.size == seen.size and life.mtime_ns == seen.mtime_ns and life.offset == seen.size
+    return same and life.hollow is None
+
+
+def filled(life: Life, fd: int) -> bool:
+    """Whether something was written where NULs at the end of the file were read. Raises OSError."""
+    if life.hollow is None:
+        return False
+    return bool(read_at(fd, life.hollow, min(FINGERPRINT, life.offset - life.hollow)).strip(b"\0"))
+
+
+def _hollow(fd: int, end: int) -> int:
+    """Where the NULs before an offset begin, as far as one looks back."""
+    start = end
+    while start > max(0, end - _LOOK_BACK):
+        block = read_at(fd, max(0, start - _BLOCK), min(start, _BLOCK))
+        kept = len(block.rstrip(b"\0"))
+        start -= len(block) - kept
+        if kept or not block:
+            break
+    return start

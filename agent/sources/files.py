@@ -91,6 +91,7 @@ class FileSource:
     async def drain(self, intake: Intake, positions: Positions) -> None:
         """Read all there is now: archives count as finished, and nothing waits to see what follows."""
         desk = await self._begin(intake, positions)
+        desk.draining = True
         try:
             for _ in range(_ROUNDS):
                 before = (desk.delivered, len(desk.roll), len(self._packs.pending))
@@ -105,6 +106,7 @@ class FileSource:
             for life in [life for life in desk.leaving.values() if not life.there and life.reason == "deleted"]:
                 await self._end(desk, life)
         finally:
+            desk.draining = False
             desk.shut()
 
     # -- the parts of a turn
@@ -213,6 +215,9 @@ class FileSource:
                 self._rec.dirty.setdefault(life.key, life)
             if now - life.since >= settle and life.size == life.offset:
                 await self._end(desk, life)
+            elif now - life.since >= settle and life.at_room:
+                life.closing = True
+                self._rec.dirty.setdefault(life.key, life)
         for life in list(desk.lost.values()):
             if now - life.since >= settle and not self._rec.held and not self._packs.pending:
                 await self._give_up(desk, life)

@@ -26,6 +26,10 @@ class Life:
     `leaving` whether it will be finished once it is quiet, `lost` whether its content has to be looked
     for elsewhere. `since`: monotonic time of the last change. `packed`: read from an archive.
     `busy`: being read just now.
+
+    Of NULs at the end of its file (agent.sources.room): `room_to`: up to there they were seen; `written_at`: where
+    other bytes were seen behind some; `closing`: they are to be read now; `hollow`: where some begin that were read
+    (None: there are none).
     """
 
     origin: Origin
@@ -48,6 +52,10 @@ class Life:
     busy: bool = False
     reason: str = ""
     since: float = 0.0
+    room_to: int = 0
+    written_at: int = -1
+    closing: bool = False
+    hollow: int | None = None
     rungs: tuple[tuple[int, str], ...] = ()
 
     @property
@@ -59,6 +67,17 @@ class Life:
     def strong(self) -> bool:
         """Whether enough was read of it for a match to prove something."""
         return self.offset >= FINGERPRINT
+
+    @property
+    def at_room(self) -> bool:
+        """Whether nothing but NULs are left of its file, as last looked."""
+        return self.size is not None and self.offset < self.size <= self.room_to
+
+    @property
+    def ends_in_nuls(self) -> bool:
+        """Whether the last bytes that were read say nothing of the content."""
+        length, digest = self.end_mark()
+        return length > 0 and digest == xxh3(bytes(length))
 
     def end_mark(self) -> tuple[int, str]:
         """Length and digest of the last bytes before the offset."""

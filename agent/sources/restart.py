@@ -36,7 +36,8 @@ class _Found:
 async def recall(desk: Desk, reconciler: Reconciler, known: list[KnownFile], scan: Scan) -> None:
     """Enter all known lives, placed where their content is found. Others wait to be found elsewhere."""
     lives = [Life.known(file, desk.clock.monotonic()) for file in known]
-    lives.sort(key=lambda life: -life.offset)  # of two that point to one inode the longer one is tried first
+    # Of two that point to one inode the longer one is tried first, unless NULs at its end, filled since, were read.
+    lives.sort(key=lambda life: (life.ends_in_nuls, -life.offset))
     plain: dict[tuple[int, int], str] = {}
     packs = {(seen.device, seen.inode): path for path, seen in scan.files.items() if archive_suffix(path)}
     for path, seen in scan.files.items():
