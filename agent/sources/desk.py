@@ -11,9 +11,11 @@ from agent.settings import SourceSettings
 from agent.sources.contract import Intake, Positions
 from agent.sources.handles import Handles, open_shared, raise_limit, read_at
 from agent.sources.lives import Life, Roll
+from agent.sources.naming import stream_of
 from agent.sources.scan import Seen
 from tape.clock import Clock
 from tape.digest import xxh3
+from tape.filenames import kin
 from tape.log import get_logger
 
 _log = get_logger(__name__)
@@ -148,6 +150,13 @@ class Desk:
             self.handles.put(life.key, fd)
         return fd
 
+    def related(self, path: str, life: Life) -> bool:
+        """Whether a path looks like the later name of a life's file: a rotated form of the same stream."""
+        template, fallback = self.settings.stream, self.settings.name
+        return kin(path, life.path) and (
+            stream_of(template, path, fallback) == stream_of(template, life.origin.name, fallback)
+        )
+
     def compare(self, life: Life, fd: int, *, whole: bool = False) -> Content:
         """What an open file holds, compared with what was read of a life. Raises OSError.
 
@@ -167,10 +176,22 @@ class Desk:
             if life.head_length and xxh3(head) != life.head:
                 return Content.OTHER
             self.roll.opened(life, head, last)
+            life.header = life.header or header_of(fd, life.offset)
             if life.hollow is None and last and not last.strip(b"\0"):
                 life.hollow = _hollow(fd, life.offset)
         life.size = size
         return Content.SAME
+
+
+def header_of(fd: int, read_to: int) -> int:
+    """Life.header of an open file, looked for in what was read of it and in its first MiB. Raises OSError."""
+    start, step = 0, FINGERPRINT
+    while start < min(read_to, _BLOCK):
+        at = read_at(fd, start, min(step, read_to - start)).find(b"\n")
+        if at >= 0:
+            return start + at + 1
+        start, step = start + step, _BLOCK - FINGERPRINT
+    return -1 if read_to >= _BLOCK else 0
 
 
 def same_stat(life: Life, seen: Seen) -> bool:

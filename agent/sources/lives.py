@@ -25,7 +25,8 @@ class Life:
     size seen (None: unknown, the agent was not running), `there` whether its file is in place and intact,
     `leaving` whether it will be finished once it is quiet, `lost` whether its content has to be looked
     for elsewhere. `since`: monotonic time of the last change. `packed`: read from an archive.
-    `busy`: being read just now.
+    `busy`: being read just now. `header`: length of its first line, its end included (0: not
+    known yet, -1: too long to be one).
 
     Of NULs at the end of its file (agent.sources.room): `room_to`: up to there they were seen; `written_at`: where
     other bytes were seen behind some; `closing`: they are to be read now; `hollow`: where some begin that were read
@@ -55,6 +56,7 @@ class Life:
     room_to: int = 0
     written_at: int = -1
     closing: bool = False
+    header: int = 0
     hollow: int | None = None
     rungs: tuple[tuple[int, str], ...] = ()
 
@@ -65,8 +67,11 @@ class Life:
 
     @property
     def strong(self) -> bool:
-        """Whether enough was read of it for a match to prove something."""
-        return self.offset >= FINGERPRINT
+        """Whether enough was read of it for a match to prove something: FINGERPRINT bytes behind its first line.
+
+        The first line may be a header that many files have, however long it is.
+        """
+        return self.header > 0 and self.offset - self.header >= FINGERPRINT
 
     @property
     def at_room(self) -> bool:
@@ -175,6 +180,8 @@ class Roll:
             life.head_length, life.head = len(start), xxh3(start)
             life.rungs = rungs_of(start)
             self._index(life)
+        if not life.header:
+            life.header = life.offset + data.find(b"\n") + 1 if b"\n" in data else 0
         life.last = joined[-FINGERPRINT:]
         life.offset += len(data)
 

@@ -10,7 +10,7 @@ from agent.sources.lives import Life
 from agent.sources.naming import MEMBER
 from agent.sources.reconcile import Reconciler
 from agent.sources.scan import Scan, Seen
-from tape.filenames import archive_suffix, kin
+from tape.filenames import archive_suffix
 
 
 def outer_path(path: str) -> str:
@@ -90,7 +90,7 @@ def _look(desk: Desk, life: Life, plain: dict[tuple[int, int], str], scan: Scan,
             os.close(fd)
     except OSError:
         pass
-    found = fate(Sight(place, content, held=False, strong=life.strong, kin=kin(path, life.path)))
+    found = fate(Sight(place, content, held=False, strong=life.strong, kin=desk.related(path, life)))
     if found in {Fate.STAY, Fate.RENAMED}:
         taken.add((here.device, here.inode))
     return _Found(life, found, path, here)

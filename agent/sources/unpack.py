@@ -39,11 +39,12 @@ class Pack:
 
 @dataclass(slots=True)
 class Probe:
-    """One pass through a content: its length, what is wrong with it, its last bytes, digests of the bytes
-    before some offsets.
+    """One pass through a content: its length, that of its first line (0: it has none), what is wrong with it, its
+    last bytes, digests of the bytes before some offsets.
     """
 
     length: int = 0
+    header: int = 0
     flaw: str = ""
     last: bytes = b""
     ends: dict[int, str] = field(default_factory=dict)
@@ -305,6 +306,7 @@ def _likeness(life: Life, probe: Probe) -> Likeness | None:
     if life.offset > probe.length:
         return None if life.there else Likeness(life, Match.PREFIX, life.offset)
     if probe.ends.get(life.offset) == life.end_mark()[1]:
+        life.header = life.header or probe.header
         return Likeness(life, Match.FULL, life.offset)
     return None
 
@@ -327,6 +329,8 @@ def _probe(blocks: Iterator[bytes], wanted: set[tuple[int, int]]) -> Probe:
         for block in blocks:
             joined = probe.last + block
             base = probe.length - len(probe.last)
+            if not probe.header and b"\n" in block:
+                probe.header = probe.length + block.find(b"\n") + 1
             probe.length += len(block)
             while marks and marks[0][0] <= probe.length:
                 offset, length = marks.popleft()
