@@ -12,6 +12,7 @@ from agent.sources.contract import Intake, Positions
 from agent.sources.handles import Handles, open_shared, raise_limit, read_at
 from agent.sources.lives import Life, Roll
 from agent.sources.naming import stream_of
+from agent.sources.rewrites import HINT, OFTEN, WITHIN, Rewrites
 from agent.sources.scan import Seen
 from tape.clock import Clock
 from tape.digest import xxh3
@@ -41,6 +42,7 @@ class Desk:
     unreadable: dict[str, str] = field(default_factory=dict)
     leaving: dict[str, Life] = field(default_factory=dict)
     lost: dict[str, Life] = field(default_factory=dict)
+    rewrites: Rewrites = field(default_factory=Rewrites)
     delivered: int = 0
     draining: bool = False
 
@@ -91,10 +93,16 @@ class Desk:
         self, kind: EventKind, origin: Origin, path: str, fault: str = "", **detail: str | int | None
     ) -> None:
         """Record an event and log it."""
-        log = _log.warning if fault or kind is EventKind.UNREADABLE else _log.info
+        log = _log.warning if fault or kind in {EventKind.UNREADABLE, EventKind.REWRITTEN} else _log.info
         log(f"file {kind.value}", source=origin.source, stream=origin.stream, file=path, fault=fault or None, **detail)
         event = Event(kind, origin.source, origin.stream, path, self.clock.now_ns(), dict(detail), fault)
         await self.intake.event(event)
+        if kind in {EventKind.ROTATED, EventKind.COMPRESSED}:
+            self.rewrites.found(origin.file_id)
+        elif kind in {EventKind.TRUNCATED, EventKind.RECREATED} and self.rewrites.note(
+            path, origin.file_id, self.clock.monotonic()
+        ):
+            await self.tell(EventKind.REWRITTEN, origin, path, times=OFTEN, within_s=round(WITHIN), hint=HINT)
 
     async def moved(self, life: Life, path: str, device: int, inode: int) -> None:
         """A life's file lies elsewhere now: note it here and durably."""

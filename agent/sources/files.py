@@ -11,7 +11,7 @@ import asyncio
 from agent.identity import Content, Place, Sight, fate, fault_of, missing_bytes
 from agent.model import EventKind
 from agent.settings import SourceSettings
-from agent.sources.contract import Intake, Positions
+from agent.sources.contract import Intake, Positions, Standing
 from agent.sources.desk import Desk
 from agent.sources.follow import follow
 from agent.sources.lives import Life
@@ -67,6 +67,12 @@ class FileSource:
     def lives(self) -> int:
         """How many lives are known."""
         return len(self._desk.roll) if self._desk is not None else 0
+
+    def standing(self) -> Standing:
+        """What is to be told of it in status."""
+        if self._desk is None:
+            return Standing()
+        return Standing(self._packs.unread(), self._desk.rewrites.often(self._clock.monotonic()))
 
     async def run(self, intake: Intake, positions: Positions) -> None:
         """Read until cancelled. Errors of the intake are raised; those of files are events."""
