@@ -3,9 +3,9 @@
 A life is one content that grows: a rename, a copy or a compression continues it, a truncation or a
 re-creation ends it. Names and inode numbers are hints only (both are reused); what decides is
 content: the fingerprints of the first and of the last bytes that were read (at most 4096 each, the
-last ones counted back from the offset up to which was read). Below `FINGERPRINT` bytes a match is
-weak: ten thousand different files may so far hold the same CSV header. So weak matches never tie
-files together unless something else speaks for it.
+last ones counted back from the offset up to which was read). Below `FINGERPRINT` bytes behind the first
+line a match is weak: ten thousand different files may so far hold the same CSV header, however long that is.
+So weak matches never tie files together unless something else speaks for it.
 
 Two tables, read from the top; exactly one row fits any combination of facts:
 
@@ -69,8 +69,8 @@ class Claim(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Sight:
     """Facts about a life looked at again. `held`: its handle has been open all the time, so that the
-    inode can't have been given to another file. `strong`: at least FINGERPRINT bytes were read of it.
-    `kin`: its new name looks like a rotated form of the old one.
+    inode can't have been given to another file. `strong`: at least FINGERPRINT bytes were read of it
+    behind its first line. `kin`: its new name looks like a rotated form of the old one, and gives the same stream.
     """
 
     place: Place
@@ -83,7 +83,8 @@ class Sight:
 @dataclass(frozen=True, slots=True)
 class Resemblance:
     """Facts about a file without a life and the life it repeats most of. `there`: the life's own file
-    is in place and intact. `longer`: the newcomer is longer than that file. `same_path`: it lies
+    is in place and intact. `kin`: its name looks like a rotated form of that file's, and gives the same stream; another
+    folder alone is no rotation. `longer`: the newcomer is longer than that file. `same_path`: it lies
     where the life's file was seen last. `waited`: the time a copy is given has passed.
     """
 
@@ -174,11 +175,12 @@ FATES: tuple[FateRule, ...] = (
 CLAIMS: tuple[ClaimRule, ...] = (
     # It repeats nothing.
     ClaimRule(Claim.NEW, frozenset({Match.NONE})),
-    # The life lost its file, and here is all that was read of it, under enough bytes that chance is no
-    # explanation, or under a name that a rotation gives: the copy of copytruncate, the compressed
-    # file, a file written anew and renamed into place (rsync). Only the rest is read from it.
+    # The life lost its file, and here is all that was read of it, with so many bytes behind the first line that
+    # chance is no explanation (a header of any length may be that of all files), or under a name that a rotation
+    # gives: the copy of copytruncate, the compressed file, a file written anew and renamed into place (rsync).
+    # Only the rest is read from it.
     ClaimRule(Claim.ADOPT, frozenset({Match.FULL}), there=False, proven=True),
-    # The same with a few bytes only and no such name, or with the very name of the life: a re-created
+    # The same with a header or a few bytes only and no such name, or with the very name of the life: a re-created
     # file starts with the same header. Sending a few bytes twice is better than joining two files.
     ClaimRule(Claim.NEW, frozenset({Match.FULL}), there=False, proven=False),
     # The original is intact, and shorter than the newcomer: a copy is never longer than its original.

@@ -92,6 +92,7 @@ class EventKind(StrEnum):
     ROTATED = "rotated"
     TRUNCATED = "truncated"
     RECREATED = "re-created"
+    REWRITTEN = "rewritten"  # made anew again and again
     DELETED = "deleted"
     FINISHED = "finished"
     COMPRESSED = "compressed"

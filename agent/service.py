@@ -48,6 +48,7 @@ class Service:
         self._drain = drain
         self._send = send
         self.heartbeat = Heartbeat(clock)
+        self._sources: dict[str, FileSource] = {}
 
     async def run(self, stop: Stop) -> None:
         """Run until stopped. Raises StoreError, SyncFailed, DiskError: restart and recover; ConfigError."""
@@ -120,7 +121,8 @@ class Service:
         """Run one source for ever: if it fails it starts again from what is sealed, and no other source notices."""
         while True:
             try:
-                await FileSource(source, clock=self._clock).run(collector, outbox)
+                self._sources[source.name] = FileSource(source, clock=self._clock)
+                await self._sources[source.name].run(collector, outbox)
             except (StoreError, SyncFailed):
                 raise
             except (HometapeError, OSError) as error:
@@ -131,7 +133,8 @@ class Service:
 
     async def _drained(self, outbox: Outbox, collector: Collector, stop: Stop) -> None:
         for source in self._settings.source:
-            await FileSource(source, clock=self._clock).drain(collector, outbox)
+            self._sources[source.name] = FileSource(source, clock=self._clock)
+            await self._sources[source.name].drain(collector, outbox)
         while not stop.asked:
             await collector.flush()
             if not collector.snapshot().held_bytes and not (self._send and outbox.waiting()[0]):
@@ -152,6 +155,7 @@ class Service:
                 clock=self._clock,
                 progress=progress,
                 collecting=snapshot,
+                sources=[source.standing() for source in self._sources.values()],
             )
             try:
                 await asyncio.to_thread(status.write, self._settings.state, facts, disk=self._disk)

@@ -101,6 +101,10 @@ class SourceSettings(Section):
         60,
         description="a new file that starts like a live one waits this long to show whether it is its copy",
     )
+    room_settle: Duration = Field(
+        3 * 86_400,
+        description="NULs at the end of a file count as room its writer has yet to fill, until it rests this long",
+    )
     archive_settle: Duration = Field(
         5, description="a compressed file counts as finished after this long without change"
     )

@@ -6,7 +6,7 @@ a status command that finds the service stopped opens the outbox itself.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from agent.model import State
 from agent.outbox import Outbox
 from agent.push import Progress
 from agent.settings import AgentSettings
+from agent.sources.contract import Standing, Unread
+from agent.sources.rewrites import HINT
 from agent.space import Collecting
 from tape import __version__
 from tape.clock import Clock
@@ -21,6 +23,7 @@ from tape.durable import DISK, Disk
 from tape.names import EVENTS_STREAM
 
 FILE = "status.json"
+_SHOWN = 3  # files of one kind that are named in full
 STALE_AFTER_NS = 30_000_000_000
 GAPS_TOLD_NS = 24 * 3600 * 10**9
 """A gap stays a warning for a day; in the stream of events it stays for ever."""
@@ -33,8 +36,11 @@ def collect(
     clock: Clock,
     progress: Progress | None = None,
     collecting: Collecting | None = None,
+    sources: Sequence[Standing] = (),
 ) -> dict[str, Any]:
-    """All facts as plain JSON values. Times in ns, sizes in bytes. `collecting`: what the running service reads."""
+    """All facts as plain JSON values. Times in ns, sizes in bytes. `collecting`: what the running service reads,
+    `sources`: what its sources have to tell.
+    """
     running = collecting is not None
     now = clock.now_ns()
     waiting = outbox.waiting()
@@ -72,7 +78,7 @@ def collect(
         "spool_max_bytes": settings.spool.max_bytes,
         "paused": "" if collecting is None else collecting.pause.value,
         "stuck": [] if collecting is None else list(collecting.stuck),
-        "reading": None if collecting is None else _reading(collecting, settings),
+        "reading": None if collecting is None else _reading(collecting, settings, sources),
         "link": _link(progress) if progress is not None else None,
         "streams": streams,
     }
@@ -80,12 +86,21 @@ def collect(
     return facts
 
 
-def _reading(collecting: Collecting, settings: AgentSettings) -> dict[str, Any]:
+def _reading(collecting: Collecting, settings: AgentSettings, sources: Sequence[Standing]) -> dict[str, Any]:
+    waiting = [source.unread for source in sources if source.unread.archives]
+    oldest = max(waiting, key=lambda unread: unread.waits_s, default=Unread())
     return {
         "files": collecting.origins,
         "held_bytes": collecting.held_bytes,
         "waiting_s": round(collecting.waiting_s, 3),
         "max_age_s": settings.seal.max_age,
+        "archives": {
+            "unread": sum(unread.archives for unread in waiting),
+            "bytes": sum(unread.size for unread in waiting),
+            "waiting_s": round(oldest.waits_s, 3),
+            "oldest": oldest.oldest,
+        },
+        "rewritten": [path for source in sources for path in source.rewritten],
     }
 
 
@@ -119,6 +134,7 @@ def judge(facts: dict[str, Any], settings: AgentSettings) -> Iterable[tuple[int,
         if waits is not None and waits >= alarm.warn_after:
             level = 2 if waits >= alarm.critical_after else 1
             yield level, f"{stream['stream']}: a segment has been waiting for home for {waits:.0f} s"
+    yield from _judge_reading(facts["reading"], settings)
     used = facts["spool_bytes"] / max(1, facts["spool_max_bytes"])
     for text in facts["stuck"]:
         yield 2, f"can't be sealed: {text}"
@@ -141,6 +157,21 @@ def _judge_link(link: dict[str, Any], *, waiting: int) -> Iterable[tuple[int, st
         yield 1, f"nothing has been delivered since an error: {link['last_error']}"
     for stream, text in link["receipt_errors"].items():
         yield 2, f"{stream}: {text}"
+
+
+def _judge_reading(reading: dict[str, Any] | None, settings: AgentSettings) -> Iterable[tuple[int, str]]:
+    if reading is None:
+        return
+    archives, rewritten = reading["archives"], reading["rewritten"]
+    waits = archives["waiting_s"]
+    if waits >= settings.alarm.warn_after:
+        text = f"{archives['oldest']}: not read for {waits:.0f} s, {archives['unread']:,} archives wait"
+        hint = "an archive is read once it was left alone for `archive_settle`"
+        yield 2 if waits >= settings.alarm.critical_after else 1, f"{text}; hint: {hint}"
+    for path in rewritten[:_SHOWN]:
+        yield 1, f"{path}: made anew again and again, and sent as a whole each time; hint: {HINT}"
+    if len(rewritten) > _SHOWN:
+        yield 1, f"{len(rewritten) - _SHOWN:,} more files are made anew again and again"
 
 
 def write(state: Path, facts: dict[str, Any], *, disk: Disk = DISK) -> None:

@@ -77,10 +77,18 @@ def show(facts: dict[str, Any]) -> None:
 
 def _reading(reading: dict[str, Any]) -> str:
     files, waits = reading["files"], reading["waiting_s"]
+    archives = reading.get("archives") or {"unread": 0}  # a service of an older version does not tell
     text = "reading 1 file" if files == 1 else f"reading {files:,} files"
-    if not waits:
+    if waits:
+        text += (
+            f"; {reading['held_bytes'] / 1e6:,.1f} MB in memory, not sealed yet for {waits:.0f} s "
+            f"(`seal.max_age` is {reading['max_age_s']:g} s)"
+        )
+    elif not archives["unread"]:
         return f"{text}, all of it sealed" if files else "reading nothing: no file matches, or all are read"
-    return (
-        f"{text}; {reading['held_bytes'] / 1e6:,.1f} MB in memory, not sealed yet for {waits:.0f} s "
-        f"(`seal.max_age` is {reading['max_age_s']:g} s)"
-    )
+    if archives["unread"]:
+        text += (
+            f"; archives not read yet: {archives['unread']:,} ({archives['bytes'] / 1e6:,.1f} MB), "
+            f"for {archives['waiting_s']:.0f} s"
+        )
+    return text

@@ -2,9 +2,10 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from agent.identity import FINGERPRINT, Claim, Content, Match, Resemblance, claim
-from agent.sources.desk import Desk, Moved
+from agent.sources.desk import Desk, Moved, filled, header_of
 from agent.sources.handles import read_at
 from agent.sources.lives import COMPARED, Life, family
 from agent.sources.scan import Seen
@@ -53,7 +54,8 @@ def examine(desk: Desk, path: str, seen: Seen, since: float) -> Newcomer:
             if life.offset > newcomer.length:
                 if not life.there:
                     newcomer.like.append(Likeness(life, Match.PREFIX, life.offset))
-            elif _ends_alike(fd, life, ends):
+            elif _ends_alike(fd, life, ends) and not filled(life, fd):
+                life.header = life.header or header_of(fd, life.offset)
                 newcomer.like.append(Likeness(life, Match.FULL, life.offset))
         for life in desk.roll.beginning_with(path, head):
             if life.offset > newcomer.length and _begins(desk, life, newcomer, head, fd):
@@ -152,7 +154,7 @@ def decide(desk: Desk, newcomer: Newcomer, *, waited: bool) -> tuple[Claim, Life
             like.match,
             there=there,
             strong=life.strong,
-            kin=kin(newcomer.path, life.path),
+            kin=desk.related(newcomer.path, life) and _renamed(newcomer.path, life.path),
             same_path=newcomer.path == life.path,
             longer=longer,
             waited=waited,
@@ -163,6 +165,12 @@ def decide(desk: Desk, newcomer: Newcomer, *, waited: bool) -> tuple[Claim, Life
         if found is Claim.HOLD:
             verdict = (found, None)
     return verdict
+
+
+def _renamed(path: str, before: str) -> bool:
+    """Whether a name changed, not the folder alone: each symbol's folder may hold a file of the same name."""
+    one, other = PurePath(path), PurePath(before)
+    return one.name != other.name or one.parent == other.parent
 
 
 def _intact(desk: Desk, life: Life) -> bool:

@@ -1,6 +1,7 @@
 """What a source needs from the agent, and what it promises."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.model import Chunk, Event, KnownFile, Origin
@@ -29,6 +30,24 @@ class Intake(Protocol):
 
     async def event(self, event: Event) -> None:
         """Record an event durably, in order with the chunks taken before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Archives that wait to be read: how many, bytes on disk, for how many seconds, and which one for that long."""
+
+    archives: int = 0
+    size: int = 0
+    waits_s: float = 0.0
+    oldest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What of a source is to be told in status. `rewritten`: paths of files that are made anew again and again."""
+
+    unread: Unread = Unread()
+    rewritten: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ import asyncio
 from agent.identity import Content, Place, Sight, fate, fault_of, missing_bytes
 from agent.model import EventKind
 from agent.settings import SourceSettings
-from agent.sources.contract import Intake, Positions
+from agent.sources.contract import Intake, Positions, Standing
 from agent.sources.desk import Desk
 from agent.sources.follow import follow
 from agent.sources.lives import Life
@@ -68,6 +68,12 @@ class FileSource:
         """How many lives are known."""
         return len(self._desk.roll) if self._desk is not None else 0
 
+    def standing(self) -> Standing:
+        """What is to be told of it in status."""
+        if self._desk is None:
+            return Standing()
+        return Standing(self._packs.unread(), self._desk.rewrites.often(self._clock.monotonic()))
+
     async def run(self, intake: Intake, positions: Positions) -> None:
         """Read until cancelled. Errors of the intake are raised; those of files are events."""
         desk = await self._begin(intake, positions)
@@ -91,6 +97,7 @@ class FileSource:
     async def drain(self, intake: Intake, positions: Positions) -> None:
         """Read all there is now: archives count as finished, and nothing waits to see what follows."""
         desk = await self._begin(intake, positions)
+        desk.draining = True
         try:
             for _ in range(_ROUNDS):
                 before = (desk.delivered, len(desk.roll), len(self._packs.pending))
@@ -105,6 +112,7 @@ class FileSource:
             for life in [life for life in desk.leaving.values() if not life.there and life.reason == "deleted"]:
                 await self._end(desk, life)
         finally:
+            desk.draining = False
             desk.shut()
 
     # -- the parts of a turn
@@ -213,6 +221,9 @@ class FileSource:
                 self._rec.dirty.setdefault(life.key, life)
             if now - life.since >= settle and life.size == life.offset:
                 await self._end(desk, life)
+            elif now - life.since >= settle and life.at_room:
+                life.closing = True
+                self._rec.dirty.setdefault(life.key, life)
         for life in list(desk.lost.values()):
             if now - life.since >= settle and not self._rec.held and not self._packs.pending:
                 await self._give_up(desk, life)

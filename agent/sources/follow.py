@@ -4,9 +4,10 @@ import asyncio
 import os
 
 from agent.identity import Content
-from agent.sources.desk import Desk, Moved
+from agent.sources.desk import Desk, Moved, filled
 from agent.sources.handles import KEEP_OPEN, read_at
 from agent.sources.lives import Life
+from agent.sources.room import NEAR, is_over, written
 
 BLOCK = 1 << 20
 _SMALL = 1 << 17  # reads up to this are quicker than a change of thread
@@ -44,30 +45,49 @@ async def follow(desk: Desk, life: Life) -> tuple[Content, bool]:
 async def _step(desk: Desk, life: Life, fd: int) -> tuple[Content, bool]:
     """One read and its delivery."""
     status = os.fstat(fd)
-    size, last = status.st_size, life.last or b""
+    size = status.st_size
     if size < life.offset:
         return Content.SHORTER, False
+    if filled(life, fd):
+        return Content.OTHER, False
     if size == life.offset and status.st_mtime_ns == life.mtime_ns:
         life.size = size
         return Content.SAME, False
-    data, recv_ns = await _read(desk, life, fd, size)
-    if not data.startswith(last):
-        return (Content.SHORTER if len(data) < len(last) else Content.OTHER), False
+    life.closing = is_over(desk, life, status.st_mtime_ns)
+    life.room_to = min(life.room_to, size)
+    most = BLOCK if life.room_to <= life.offset or life.closing else NEAR
+    found, fresh, recv_ns = await _fresh(desk, life, fd, min(most, size - life.offset))
+    if found is not Content.SAME:
+        return found, False
+    count = len(fresh) if life.closing else await written(life, fd, fresh, size)
+    if b"\0" in fresh[:count]:
+        # Bytes behind these NULs may have been written after these were read: now they are what they will be.
+        found, fresh, recv_ns = await _fresh(desk, life, fd, count)
+        if found is not Content.SAME or len(fresh) < count:
+            return found, found is Content.SAME
+    fresh = fresh[:count]
     life.size = size
-    fresh = data[len(last) :]
-    if life.offset + len(fresh) >= size:
-        life.mtime_ns = status.st_mtime_ns
     if fresh:
         desk.unreadable.pop(life.path, None)
+        if life.closing and fresh.endswith(b"\0") and life.hollow is None:
+            life.hollow = life.offset + len(fresh.rstrip(b"\0"))
         await desk.deliver(life, fresh, recv_ns)
-    return Content.SAME, bool(fresh)
+    if life.offset >= size:
+        life.mtime_ns, life.closing = status.st_mtime_ns, False
+    return Content.SAME, bool(fresh) or 0 < life.room_to < size
 
 
-async def _read(desk: Desk, life: Life, fd: int, size: int) -> tuple[bytes, int]:
-    """The last bytes again and up to 1 MiB behind them; a file cut meanwhile gives less."""
-    again = len(life.last or b"")
-    start = life.offset - again
-    count = again + min(BLOCK, size - life.offset)
+async def _fresh(desk: Desk, life: Life, fd: int, count: int) -> tuple[Content, bytes, int]:
+    """What follows a life's offset, if the bytes before it are still there; and when it was read."""
+    last = life.last or b""
+    data, recv_ns = await _read(desk, fd, life.offset - len(last), len(last) + count)
+    if not data.startswith(last):
+        return (Content.SHORTER if len(data) < len(last) else Content.OTHER), b"", recv_ns
+    return Content.SAME, data[len(last) :], recv_ns
+
+
+async def _read(desk: Desk, fd: int, start: int, count: int) -> tuple[bytes, int]:
+    """Bytes of a file and when they were read; a file cut meanwhile gives less."""
     if count <= _SMALL:
         return read_at(fd, start, count), desk.clock.now_ns()
     return await asyncio.to_thread(_read_all, fd, start, count), desk.clock.now_ns()

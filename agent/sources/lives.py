@@ -25,7 +25,12 @@ class Life:
     size seen (None: unknown, the agent was not running), `there` whether its file is in place and intact,
     `leaving` whether it will be finished once it is quiet, `lost` whether its content has to be looked
     for elsewhere. `since`: monotonic time of the last change. `packed`: read from an archive.
-    `busy`: being read just now.
+    `busy`: being read just now. `header`: length of its first line, its end included (0: not
+    known yet, -1: too long to be one).
+
+    Of NULs at the end of its file (agent.sources.room): `room_to`: up to there they were seen; `written_at`: where
+    other bytes were seen behind some; `closing`: they are to be read now; `hollow`: where some begin that were read
+    (None: there are none).
     """
 
     origin: Origin
@@ -48,6 +53,11 @@ class Life:
     busy: bool = False
     reason: str = ""
     since: float = 0.0
+    room_to: int = 0
+    written_at: int = -1
+    closing: bool = False
+    header: int = 0
+    hollow: int | None = None
     rungs: tuple[tuple[int, str], ...] = ()
 
     @property
@@ -57,8 +67,22 @@ class Life:
 
     @property
     def strong(self) -> bool:
-        """Whether enough was read of it for a match to prove something."""
-        return self.offset >= FINGERPRINT
+        """Whether enough was read of it for a match to prove something: FINGERPRINT bytes behind its first line.
+
+        The first line may be a header that many files have, however long it is.
+        """
+        return self.header > 0 and self.offset - self.header >= FINGERPRINT
+
+    @property
+    def at_room(self) -> bool:
+        """Whether nothing but NULs are left of its file, as last looked."""
+        return self.size is not None and self.offset < self.size <= self.room_to
+
+    @property
+    def ends_in_nuls(self) -> bool:
+        """Whether the last bytes that were read say nothing of the content."""
+        length, digest = self.end_mark()
+        return length > 0 and digest == xxh3(bytes(length))
 
     def end_mark(self) -> tuple[int, str]:
         """Length and digest of the last bytes before the offset."""
@@ -156,6 +180,8 @@ class Roll:
             life.head_length, life.head = len(start), xxh3(start)
             life.rungs = rungs_of(start)
             self._index(life)
+        if not life.header:
+            life.header = life.offset + data.find(b"\n") + 1 if b"\n" in data else 0
         life.last = joined[-FINGERPRINT:]
         life.offset += len(data)
 

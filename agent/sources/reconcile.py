@@ -11,7 +11,7 @@ from agent.sources.desk import Desk, Moved, same_stat
 from agent.sources.lives import Life
 from agent.sources.naming import stream_of
 from agent.sources.scan import Scan, Seen
-from tape.filenames import archive_suffix, kin
+from tape.filenames import archive_suffix
 
 _TURN = 64
 
@@ -115,7 +115,7 @@ class Reconciler:
                     os.close(fd)
         except OSError:
             pass
-        related = kin(path, life.path)
+        related = desk.related(path, life)
         found = fate(Sight(Place.ELSEWHERE, content, held=held is not None, strong=life.strong, kin=related))
         if found is not Fate.RENAMED:
             await self.displace(life, found)

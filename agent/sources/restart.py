@@ -10,7 +10,7 @@ from agent.sources.lives import Life
 from agent.sources.naming import MEMBER
 from agent.sources.reconcile import Reconciler
 from agent.sources.scan import Scan, Seen
-from tape.filenames import archive_suffix, kin
+from tape.filenames import archive_suffix
 
 
 def outer_path(path: str) -> str:
@@ -36,7 +36,8 @@ class _Found:
 async def recall(desk: Desk, reconciler: Reconciler, known: list[KnownFile], scan: Scan) -> None:
     """Enter all known lives, placed where their content is found. Others wait to be found elsewhere."""
     lives = [Life.known(file, desk.clock.monotonic()) for file in known]
-    lives.sort(key=lambda life: -life.offset)  # of two that point to one inode the longer one is tried first
+    # Of two that point to one inode the longer one is tried first, unless NULs at its end, filled since, were read.
+    lives.sort(key=lambda life: (life.ends_in_nuls, -life.offset))
     plain: dict[tuple[int, int], str] = {}
     packs = {(seen.device, seen.inode): path for path, seen in scan.files.items() if archive_suffix(path)}
     for path, seen in scan.files.items():
@@ -89,7 +90,7 @@ def _look(desk: Desk, life: Life, plain: dict[tuple[int, int], str], scan: Scan,
             os.close(fd)
     except OSError:
         pass
-    found = fate(Sight(place, content, held=False, strong=life.strong, kin=kin(path, life.path)))
+    found = fate(Sight(place, content, held=False, strong=life.strong, kin=desk.related(path, life)))
     if found in {Fate.STAY, Fate.RENAMED}:
         taken.add((here.device, here.inode))
     return _Found(life, found, path, here)

@@ -12,6 +12,7 @@ from agent.identity import FINGERPRINT, Claim, Match
 from agent.model import EventKind
 from agent.sources.archives import Archive
 from agent.sources.claims import Likeness, Newcomer, begins_with, decide
+from agent.sources.contract import Unread
 from agent.sources.desk import Desk, Moved
 from agent.sources.lives import Life
 from agent.sources.naming import MEMBER
@@ -27,11 +28,15 @@ _NOWHERE = Seen(-1, -1, -1, -1, link=False)
 
 @dataclass(slots=True)
 class Pack:
-    """An archive that has not been read to its end as it is now. `since`: monotonic time of its last change."""
+    """An archive that has not been read to its end as it is now. `since`: monotonic time of its last change,
+    `first`: of the first one that was not read. `before`: its size when it was read last.
+    """
 
     path: str
     seen: Seen
     since: float
+    first: float
+    before: int
     queued: bool = False
     done: set[str] = field(default_factory=set)
     held: dict[str, Newcomer] = field(default_factory=dict)
@@ -39,11 +44,12 @@ class Pack:
 
 @dataclass(slots=True)
 class Probe:
-    """One pass through a content: its length, what is wrong with it, its last bytes, digests of the bytes
-    before some offsets.
+    """One pass through a content: its length, that of its first line (0: it has none), what is wrong with it, its
+    last bytes, digests of the bytes before some offsets.
     """
 
     length: int = 0
+    header: int = 0
     flaw: str = ""
     last: bytes = b""
     ends: dict[int, str] = field(default_factory=dict)
@@ -72,8 +78,8 @@ class Unpacker:
                 pack.done.clear()
                 pack.held.clear()
             elif pack is None and self._done.get(path) != seen:
-                self._done.pop(path, None)
-                self.pending[path] = Pack(path, seen, now)
+                before = self._done.pop(path, _NOWHERE)
+                self.pending[path] = Pack(path, seen, now, now, max(0, before.size))
         vanished = {path for path in (*self._done, *self.pending) if path not in there}
         if vanished:
             await self._vanished(vanished)
@@ -105,6 +111,15 @@ class Unpacker:
 
     def _lives_of(self, paths: set[str]) -> list[Life]:
         return [life for life in self._desk.roll.by_path.values() if life.packed and outer_path(life.path) in paths]
+
+    def unread(self) -> Unread:
+        """How much waits to be read. What is left of an archive that was read before counts, as it lies on disk."""
+        now = self._desk.clock.monotonic()
+        oldest = min(self.pending.values(), key=lambda pack: pack.first, default=None)
+        if oldest is None:
+            return Unread()
+        size = sum(max(0, pack.seen.size - pack.before) for pack in self.pending.values())
+        return Unread(len(self.pending), size, now - oldest.first, oldest.path)
 
     def tick(self) -> None:
         """Queue what has become ready by time, or because a life changed."""
@@ -305,6 +320,7 @@ def _likeness(life: Life, probe: Probe) -> Likeness | None:
     if life.offset > probe.length:
         return None if life.there else Likeness(life, Match.PREFIX, life.offset)
     if probe.ends.get(life.offset) == life.end_mark()[1]:
+        life.header = life.header or probe.header
         return Likeness(life, Match.FULL, life.offset)
     return None
 
@@ -327,6 +343,8 @@ def _probe(blocks: Iterator[bytes], wanted: set[tuple[int, int]]) -> Probe:
         for block in blocks:
             joined = probe.last + block
             base = probe.length - len(probe.last)
+            if not probe.header and b"\n" in block:
+                probe.header = probe.length + block.find(b"\n") + 1
             probe.length += len(block)
             while marks and marks[0][0] <= probe.length:
                 offset, length = marks.popleft()
