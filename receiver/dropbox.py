@@ -8,29 +8,28 @@ folder holds besides uploads is left alone and reported once. Signed receipts ar
 
 import asyncio
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiofiles
 import watchfiles
 
+from receiver.dropbox_copy import BoxCopy
+from receiver.dropbox_receipts import BoxReceipts
+from receiver.dropbox_troubles import About, Troubles
 from receiver.foreign import ForeignFolder, Stamp
 from receiver.ingress.inbox import clear_inbox, make_private, private_path
 from receiver.ingress.names import RECEIPTS, Kind, Spot, locate
-from receiver.ingress.storing import Room, Split, Store, Whole
-from receiver.model import Answer, Committer, Outcome, Upload
+from receiver.ingress.storing import Room
+from receiver.model import Answer, Committer, Outcome
 from receiver.settings import AgentEntry
 from tape.bundle import MAX_ITEMS
 from tape.clock import SYSTEM, Clock
-from tape.digest import new_xxh3
 from tape.durable import DISK, Disk
 from tape.errors import ConfigError, DiskError, HometapeError, NameRefused
 from tape.log import get_logger
-from tape.names import MAX_PARTS, BundleName, SegmentName
+from tape.names import MAX_PARTS
 
 _log = get_logger(__name__)
 
@@ -42,20 +41,11 @@ AGAIN = 30.0
 """Seconds until a good file that could not be committed is tried again."""
 CROWD = 0.1
 """Seconds to wait after a change was reported, because changes come in crowds."""
-RENEW = 60.0
-"""Seconds after which a receipt is written again though nothing changed, as a sign of life."""
+_HINT = "create it, or mount what holds it, and let the SFTP server write there; it is looked at again by itself"
 _AT_A_TIME = 8
 _PAGE = 1_000
 _MAX_REPORTED = 1_000
 _BLOCK = 4 << 20
-
-
-@dataclass(slots=True)
-class _Written:
-    """A receipt as it lies in the folder."""
-
-    meaning: Any
-    at: float
 
 
 class DropBox:
@@ -84,7 +74,6 @@ class DropBox:
         self._inbox = state / "inbox"
         self._prefix = f"box.{entry.name}."
         self._committer = committer
-        self._known = streams
         self._clock = clock
         self._disk = disk
         self._poll = poll
@@ -94,14 +83,23 @@ class DropBox:
         self._later: dict[str, float] = {}
         self._odd: dict[str, tuple[Stamp, float]] = {}  # bytes that do not fit the name; since when
         self._reported: set[str] = set()
-        self._written: dict[str, _Written] = {}
+        self.troubles = Troubles(entry.name, entry.dropbox, clock)
+        self._receipts = BoxReceipts(
+            entry.name,
+            self._folder,
+            committer,
+            self.troubles,
+            streams=lambda: self._seen | set(streams()),
+            clock=clock,
+            disk=disk,
+        )
 
     def start(self) -> None:
         """Make the inbox ready and delete what an earlier life left there. Raises ConfigError, DiskError."""
         if not self.root.is_dir():
             raise ConfigError(
                 f"agent {self.agent!r}: the drop box {self.root} is no folder",
-                hint="create it, or mount what holds it, and let the SFTP server write there",
+                hint=_HINT,
             )
         make_private(self._inbox, self._disk)
         clear_inbox(self._inbox, self._disk, self._prefix)
@@ -116,7 +114,9 @@ class DropBox:
                     await self.take_all()
                     await self.write_receipts()
                 except (HometapeError, OSError) as error:
-                    self._report("", f"the drop box can't be worked on: {error}")
+                    self.troubles.tell(About.BOX, "", f"it can't be worked on: {error}", _HINT)
+                else:
+                    self.troubles.over(About.BOX, "")
                 await self._pause()
         finally:
             watching.cancel()
@@ -174,15 +174,15 @@ class DropBox:
         """Uploads to take now, in the order of their names, at most a page. Raises OSError if the folder is away."""
         now = self._clock.monotonic()
         self._later = {path: when for path, when in self._later.items() if when > now}
-        found: list[tuple[str, Spot]] = []
+        found: dict[str, Spot] = {}
         for thing in self._folder.walk(MAX_PARTS):
             if thing.path == RECEIPTS or thing.path.startswith(f"{RECEIPTS}/"):
                 continue
             spot = self._upload_at(thing.path, folder=thing.folder, regular=thing.regular)
-            if spot is not None and thing.path not in self._later:
-                found.append((thing.path, spot))
-        found.sort(key=lambda each: each[0])
-        return found[:_PAGE]
+            if spot is not None:
+                found[thing.path] = spot
+        self.troubles.only(About.UPLOAD, found)
+        return sorted((path, spot) for path, spot in found.items() if path not in self._later)[:_PAGE]
 
     def _upload_at(self, path: str, *, folder: bool, regular: bool) -> Spot | None:
         try:
@@ -202,14 +202,17 @@ class DropBox:
             self._reported.add(f"{path} {what}")
             _log.warning(what, agent=self.agent, folder=str(self.root), path=ascii(path[:300]))
 
+    def _tell(self, path: str, what: str) -> None:
+        self.troubles.tell(About.UPLOAD, path, f"{path[:300]!a} {what}", "it stays there and is tried again")
+
     async def _take(self, path: str, spot: Spot) -> bool:
         assert spot.name is not None
-        copy = _Copy(private_path(self._inbox, self._prefix), spot.name, self._disk, self._room)
+        copy = BoxCopy(private_path(self._inbox, self._prefix), spot.name, self._disk, self._room)
         try:
             stamp = await self._copy(path, copy)
         except (OSError, DiskError) as error:
             self._later[path] = self._clock.monotonic() + AGAIN
-            self._report(path, f"could not be copied: {error}")
+            self._tell(path, f"could not be copied: {error}")
             await self._forget(copy)
             return False
         fits = stamp is not None and copy.fits()
@@ -218,7 +221,7 @@ class DropBox:
             return False
         outcome = await self._commit(spot, copy)
         if outcome.answer is Answer.RESEND and fits:
-            _log.warning("an upload could not be committed; it is tried again", agent=self.agent, path=path)
+            self._tell(path, f"could not be committed: {outcome.reason}")
             self._later[path] = self._clock.monotonic() + AGAIN
             return False
         if not outcome.ok:
@@ -228,7 +231,7 @@ class DropBox:
             self._seen.add(spot.stream)
         return await asyncio.to_thread(self._remove, path, stamp)
 
-    async def _copy(self, path: str, copy: "_Copy") -> Stamp | None:
+    async def _copy(self, path: str, copy: BoxCopy) -> Stamp | None:
         """Copy and hash a file; None if it changed meanwhile. Raises OSError, DiskError."""
         number = await asyncio.to_thread(self._folder.open, path)
         async with aiofiles.open(number, "rb", buffering=0) as source:
@@ -253,7 +256,7 @@ class DropBox:
             self._odd[path] = (stamp, now)
         return now - since >= SETTLE
 
-    async def _commit(self, spot: Spot, copy: "_Copy") -> Outcome:
+    async def _commit(self, spot: Spot, copy: BoxCopy) -> Outcome:
         try:
             outcome = await self._committer.commit(copy.upload(self.agent, spot.stream, self._clock.now_ns()))
         except (HometapeError, OSError) as error:
@@ -263,7 +266,7 @@ class DropBox:
         copy.store.let_go()
         return outcome
 
-    async def _forget(self, copy: "_Copy") -> None:
+    async def _forget(self, copy: BoxCopy) -> None:
         try:
             await asyncio.to_thread(copy.store.delete)
         except DiskError as error:
@@ -273,73 +276,14 @@ class DropBox:
         try:
             gone = self._folder.remove(path, stamp)
         except OSError as error:
-            self._report(path, f"taken, but it can't be deleted from the drop box: {error}")
+            self._tell(path, f"taken, but it can't be deleted from the drop box: {error}")
             self._later[path] = self._clock.monotonic() + AGAIN
             return False
+        self.troubles.over(About.UPLOAD, path)
         return gone
 
     # ------------------------------------------------------------ receipts
 
     async def write_receipts(self) -> int:
         """Write each stream's receipt that says something new, or is old; returns how many were written."""
-        streams = sorted(self._seen | set(await asyncio.to_thread(lambda: list(self._known()))))
-        written = 0
-        for stream in streams:
-            content = await self._committer.receipt(self.agent, stream)
-            if content is None:
-                continue
-            meaning, now, old = _meaning(content), self._clock.monotonic(), self._written.get(stream)
-            if old is not None and old.meaning == meaning and now - old.at < RENEW:
-                continue
-            await asyncio.to_thread(self._folder.replace, f"{RECEIPTS}/{stream}.json", content, self._disk)
-            self._written[stream] = _Written(meaning, now)
-            written += 1
-        return written
-
-
-class _Copy:
-    """The private copy of a file, hashed on the way; a bundle is taken apart. `size` in bytes.
-
-    Written by one thread after the other. Raises DiskError.
-    """
-
-    def __init__(self, path: Path, name: SegmentName | BundleName, disk: Disk, room: Room) -> None:
-        self.store: Store = Split(path, disk, name, room) if isinstance(name, BundleName) else Whole(path, disk)
-        self.size = 0
-        self._name = name
-        self._hash = None if isinstance(name, BundleName) else new_xxh3()
-
-    def write(self, content: bytes) -> None:
-        """The next bytes."""
-        self.size += len(content)
-        if self._hash is not None:
-            self._hash.update(content)
-        self.store.write(memoryview(content))
-
-    def end(self) -> None:
-        """There are no more."""
-        self.store.end()
-
-    def fits(self) -> bool:
-        """Whether it holds what its name says; after the end."""
-        if self._hash is not None:
-            return self._hash.hexdigest() == self._name.digest
-        pieces = self.store.pieces()
-        if pieces is None or pieces.problem or pieces.digest != self._name.digest:
-            return False
-        return all(piece.digest == piece.name.digest for piece in pieces.found)
-
-    def upload(self, agent: str, stream: str, received_ns: int) -> Upload:
-        """What the committer is given; after the end."""
-        digest = "" if self._hash is None else self._hash.hexdigest()
-        return Upload(
-            agent, stream, self._name, self.store.path, self.size, digest, received_ns, pieces=self.store.pieces()
-        )
-
-
-def _meaning(content: bytes) -> Any:
-    """What a receipt says, without the time of its making; compared only."""
-    try:
-        return json.loads(content)["receipt"]["epochs"]
-    except (ValueError, KeyError, TypeError):
-        return content
+        return await self._receipts.write()

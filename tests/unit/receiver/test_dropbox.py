@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from receiver import dropbox as module
-from receiver.dropbox import AGAIN, RENEW, SETTLE, DropBox
+from receiver.dropbox import AGAIN, SETTLE, DropBox
+from receiver.dropbox_receipts import RENEW
+from receiver.dropbox_troubles import MOST_TOLD
 from receiver.model import Answer, Outcome
 from receiver.settings import AgentEntry
 from tape.clock import Clock, ManualClock
@@ -61,6 +63,11 @@ class Yard:
 def yard(tmp_path: Path) -> Yard:
     """A drop box whose clock stands still."""
     return Yard(tmp_path)
+
+
+def troubles(yard: Yard) -> list[str]:
+    """What `status` is told of the drop box."""
+    return [one["text"] for one in yard.box.troubles.facts()["troubles"]]
 
 
 @contextlib.asynccontextmanager
@@ -349,8 +356,8 @@ async def test_receipts_are_not_written_through_a_link(yard: Yard, tmp_path: Pat
     outside = tmp_path / "outside"
     outside.mkdir()
     (yard.root / ".receipts").symlink_to(outside)
-    with pytest.raises(Exception, match="receipts"):
-        await yard.box.write_receipts()
+    assert await yard.box.write_receipts() == 0
+    assert f"the receipt of {STREAM} can't be written" in troubles(yard)[0]
     assert not list(outside.iterdir())
     (yard.root / ".receipts").unlink()
     target = tmp_path / "precious"
@@ -383,6 +390,43 @@ async def test_receipts_follow_what_is_held(yard: Yard) -> None:
     assert _held(yard) == [[4, 5]]
     yard.clock.advance(RENEW + 1)
     assert await yard.box.write_receipts() == 1
+
+
+async def test_a_receipt_that_cant_be_written_holds_up_no_other(yard: Yard) -> None:
+    """A folder lies where the receipt of the first stream belongs: the others get theirs; told till it goes."""
+    for stream in ("ticks/a", "ticks/b", "ticks/c"):
+        yard.put(CONTENT, stream=stream)
+    await yard.box.take_all()
+    odd = yard.root / ".receipts" / "ticks" / "a.json"
+    odd.mkdir(parents=True)
+    assert await yard.box.write_receipts() == 2
+    assert _held(yard, "ticks/c") == [[4, 4]]
+    (told,) = troubles(yard)
+    assert "the receipt of ticks/a can't be written" in told
+    assert await yard.box.write_receipts() == 0, "the others are not written anew for it"
+    assert len(troubles(yard)) == 1
+    odd.rmdir()
+    assert await yard.box.write_receipts() == 1
+    assert not troubles(yard)
+
+
+async def test_troubles_are_told_for_as_long_as_they_last(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    """What could not be committed is named until it leaves the folder; a few are told, and how many there are."""
+    yard.store.error = DiskFull("no space left")
+    for seq in range(MOST_TOLD + 3):
+        yard.put(b"%d" % seq, seq)
+    for _ in range(3):
+        await yard.box.take_all()
+        yard.clock.advance(AGAIN + 1)
+    facts = yard.box.troubles.facts()
+    assert facts["count"] == MOST_TOLD + 3
+    assert [one["since_s"] for one in facts["troubles"]] == [3 * (AGAIN + 1)] * MOST_TOLD
+    assert "could not be committed" in facts["troubles"][0]["text"]
+    assert facts["troubles"][0]["hint"]
+    assert capsys.readouterr().out.count("a drop box is in trouble") == MOST_TOLD + 3, "each once in the log"
+    yard.store.error = None
+    await yard.box.take_all()
+    assert not troubles(yard)
 
 
 async def test_streams_of_an_earlier_life_get_their_receipts(yard: Yard) -> None:
@@ -429,15 +473,17 @@ async def test_the_poll_serves_where_nothing_is_reported(tmp_path: Path, monkeyp
 
 
 async def test_a_folder_that_goes_away_and_comes_back_is_worked_on_again(tmp_path: Path) -> None:
-    """An unmounted share is no end."""
+    """An unmounted share is no end; `status` is told for as long as it lasts."""
     yard = Yard(tmp_path, clock=Clock(), poll=0.05)
     async with running(yard):
         yard.root.rename(tmp_path / "away")
         yard.box.changed()
-        await wait_until_async(lambda: yard.box._reported)
+        await wait_until_async(lambda: troubles(yard))
+        assert "it can't be worked on: " in troubles(yard)[0]
         (tmp_path / "away").rename(yard.root)
         yard.put(CONTENT)
         await wait_until_async(lambda: yard.store.held("alpha", STREAM))
+        await wait_until_async(lambda: not troubles(yard), what="the trouble to be over")
 
 
 async def test_a_start_clears_only_what_it_left_itself(yard: Yard) -> None:
