@@ -29,7 +29,7 @@ from tape.clock import SYSTEM, Clock
 from tape.durable import DISK, Disk
 from tape.errors import ConfigError, DiskError, HometapeError, NameRefused
 from tape.log import get_logger
-from tape.names import MAX_PARTS
+from tape.names import MAX_PARTS, SegmentName
 
 _log = get_logger(__name__)
 
@@ -42,6 +42,10 @@ AGAIN = 30.0
 CROWD = 0.1
 """Seconds to wait after a change was reported, because changes come in crowds."""
 _HINT = "create it, or mount what holds it, and let the SFTP server write there; it is looked at again by itself"
+_HINT_DAMAGED = (
+    "the agent sends again what no receipt confirms (docs/drop-box.md); see the disk that holds the drop box"
+)
+_TOLD = 24 * 3600.0
 _AT_A_TIME = 8
 _PAGE = 1_000
 _MAX_REPORTED = 1_000
@@ -226,6 +230,8 @@ class DropBox:
             return False
         if not outcome.ok:
             _log.warning("an upload was not taken", agent=self.agent, path=path, why=outcome.reason)
+            if not fits and not await self._ask(path, copy.segments(spot.stream), outcome.reason):
+                return False
         self._odd.pop(path, None)
         if spot.stream:
             self._seen.add(spot.stream)
@@ -265,6 +271,21 @@ class DropBox:
             return Outcome(Answer.RESEND, "the receiver could not store it")
         copy.store.let_go()
         return outcome
+
+    async def _ask(self, path: str, segments: list[tuple[str, SegmentName]], why: str) -> bool:
+        """Have the receipts ask for what came damaged, before it is removed: nobody else hears of it."""
+        if not segments:
+            text = f"{path[:300]!a} came damaged and was removed; what it held is not known: {why}"
+            self.troubles.tell(About.DAMAGED, path, text, _HINT_DAMAGED, lasting=_TOLD)
+            return True
+        try:
+            await self._committer.ask_again(self.agent, segments, why)
+        except (HometapeError, OSError) as error:
+            self._later[path] = self._clock.monotonic() + AGAIN
+            self._tell(path, f"came damaged, and can't be asked for again now: {error}")
+            return False
+        self._seen.update(stream for stream, _ in segments)
+        return True
 
     async def _forget(self, copy: BoxCopy) -> None:
         try:

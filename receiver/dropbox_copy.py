@@ -38,6 +38,12 @@ class BoxCopy:
             return False
         return all(piece.digest == piece.name.digest for piece in pieces.found)
 
+    def segments(self, stream: str) -> list[tuple[str, SegmentName]]:
+        """(stream, name) of what it was to hold; none of a bundle whose head is damaged. `stream`: of a segment."""
+        if isinstance(self._name, SegmentName):
+            return [(stream, self._name)]
+        return [(item.stream, item.name) for item in self.store.index()] if isinstance(self.store, Split) else []
+
     def upload(self, agent: str, stream: str, received_ns: int) -> Upload:
         """What the committer is given; after the end."""
         digest = "" if self._hash is None else self._hash.hexdigest()

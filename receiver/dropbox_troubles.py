@@ -21,7 +21,8 @@ class About(StrEnum):
 
     BOX = "box"  # the folder as a whole
     RECEIPT = "receipt"  # of one stream
-    UPLOAD = "upload"  # one file
+    UPLOAD = "upload"  # one file that lies there
+    DAMAGED = "damaged"  # one file that lay there
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class _Trouble:
     text: str
     hint: str
     since: float
+    until: float | None = None
 
 
 class Troubles:
@@ -40,14 +42,16 @@ class Troubles:
         self._clock = clock
         self._now: dict[tuple[About, str], _Trouble] = {}
 
-    def tell(self, about: About, name: str, text: str, hint: str = "") -> None:
-        """Something is wrong; the same again, while it lasts, is no news."""
+    def tell(self, about: About, name: str, text: str, hint: str = "", *, lasting: float | None = None) -> None:
+        """Something is wrong; the same again, while it lasts, is no news. `lasting`: for so many seconds."""
         old = self._now.get((about, name))
         if old is None and len(self._now) >= _MOST:
             return
         if old is None or old.text != text:
             log.error("a drop box is in trouble", what=text, agent=self._agent, folder=str(self._root), hint=hint)
-        self._now[about, name] = _Trouble(text, hint, self._clock.monotonic() if old is None else old.since)
+        now = self._clock.monotonic()
+        until = None if lasting is None else now + lasting
+        self._now[about, name] = _Trouble(text, hint, now if old is None else old.since, until)
 
     def over(self, about: About, name: str) -> None:
         """It is well again, if it was not."""
@@ -62,9 +66,11 @@ class Troubles:
 
     def facts(self) -> dict[str, Any]:
         """For `status`: the first few as plain values, the gravest kind first, and how many there are."""
-        order = list(About)
+        now, order = self._clock.monotonic(), list(About)
+        for key, one in list(self._now.items()):
+            if one.until is not None and one.until <= now:
+                del self._now[key]
         found = sorted(self._now.items(), key=lambda item: (order.index(item[0][0]), item[1].since, item[0][1]))
-        now = self._clock.monotonic()
         told = [
             {"about": about.value, "text": one.text, "hint": one.hint, "since_s": round(now - one.since, 1)}
             for (about, _), one in found[:MOST_TOLD]

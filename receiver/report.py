@@ -235,7 +235,7 @@ def _about_boxes(live: Mapping[str, Any]) -> Iterable[Reason]:
     """What is wrong with drop boxes: a folder or a receipt for longer than an hour is critical."""
     for box in live.get("boxes", ()):
         for one in box["troubles"]:
-            grave = one["about"] != About.UPLOAD.value and one["since_s"] > GRAVE
+            grave = one["about"] in (About.BOX.value, About.RECEIPT.value) and one["since_s"] > GRAVE
             text = f"drop box of {box['agent']} ({box['folder']}): {one['text']}"
             yield Reason(CRITICAL if grave else WARNING, text, one["hint"])
         if more := box["count"] - len(box["troubles"]):
