@@ -15,7 +15,7 @@ from tape.durable import Disk
 from tape.errors import HometapeError
 
 RENEW = 60.0
-"""Seconds after which a receipt is written again though nothing changed, as a sign of life."""
+"""Seconds after which a receipt is issued again though nothing changed: the agent sees that the box is looked at."""
 _HINT = "nothing is freed on the server without it: see what lies there, and who may write; it is tried again"
 
 
@@ -69,8 +69,10 @@ class BoxReceipts:
         if content is None:
             return False
         meaning, now, old = _meaning(content), self._clock.monotonic(), self._written.get(stream)
-        if old is not None and old.meaning == meaning and now - old.at < RENEW:
-            return False
+        if old is not None and old.meaning == meaning:
+            if now - old.at < RENEW:
+                return False
+            content = await self._committer.receipt(self._agent, stream, anew=True) or content
         await asyncio.to_thread(self._folder.replace, f"{RECEIPTS}/{stream}.json", content, self._disk)
         self._written[stream] = _Written(meaning, now)
         self._troubles.over(About.RECEIPT, stream)

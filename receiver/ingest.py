@@ -128,11 +128,11 @@ class Ingest:
         """See `Committer`. Raises StoreError, DiskFull."""
         await asyncio.to_thread(self._catalog.ask_again, agent, segments, why)
 
-    async def receipt(self, agent: str, stream: str) -> bytes | None:
+    async def receipt(self, agent: str, stream: str, *, anew: bool = False) -> bytes | None:
         """See `Committer`. Raises StoreError, DiskFull."""
         settings, revision = self._settings, (self._policies, self._catalog.revision(agent, stream))
         cached = self._receipts.get((agent, stream))
-        if cached is not None and cached[0] == revision:
+        if cached is not None and cached[0] == revision and not anew:
             return cached[1]
         data = await asyncio.to_thread(self._make_receipt, settings, agent, stream)
         if data is not None:

@@ -101,7 +101,7 @@ class Store:
             raise self.error
         self.asked += [(agent, *one) for one in segments]
 
-    async def receipt(self, agent: str, stream: str) -> bytes | None:
+    async def receipt(self, agent: str, stream: str, *, anew: bool = False) -> bytes | None:
         """A signed receipt of what is held."""
         held = self.held(agent, stream)
         if not held:

@@ -373,8 +373,12 @@ async def test_receipts_are_not_written_through_a_link(yard: Yard, tmp_path: Pat
 # ---------------------------------------------------------------------------------------------- receipts
 
 
+def _receipt(yard: Yard, stream: str = STREAM) -> Any:
+    return json.loads((yard.root / ".receipts" / f"{stream}.json").read_bytes())["receipt"]
+
+
 def _held(yard: Yard, stream: str = STREAM) -> Any:
-    return json.loads((yard.root / ".receipts" / f"{stream}.json").read_bytes())["receipt"]["epochs"][EPOCH]["held"]
+    return _receipt(yard, stream)["epochs"][EPOCH]["held"]
 
 
 async def test_receipts_follow_what_is_held(yard: Yard) -> None:
@@ -388,8 +392,10 @@ async def test_receipts_follow_what_is_held(yard: Yard) -> None:
     await yard.box.take_all()
     assert await yard.box.write_receipts() == 1
     assert _held(yard) == [[4, 5]]
+    before = _receipt(yard)["issued_ns"]
     yard.clock.advance(RENEW + 1)
     assert await yard.box.write_receipts() == 1
+    assert _receipt(yard)["issued_ns"] > before, "the agent sees that the box is looked at"
 
 
 async def test_a_receipt_that_cant_be_written_holds_up_no_other(yard: Yard) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from receiver.dropbox import AGAIN, SETTLE, DropBox
+from receiver.dropbox_receipts import RENEW
 from receiver.settings import AgentEntry
 from tape.clock import ManualClock
 from tape.errors import StoreError
@@ -91,6 +92,22 @@ async def test_a_damaged_segment_is_asked_for_until_it_came(tmp_path: Path, cont
         assert await yard.take() == 1
         assert await yard.said(made) == (((0, 0),), ())
         assert not yard.incidents()
+
+
+async def test_a_receipt_is_issued_anew_though_it_says_the_same(tmp_path: Path) -> None:
+    """Not the one that was made before: by its time the agent sees that home looked into the box since."""
+    made = Maker(agent="box").make()
+    receipt = tmp_path / "drop" / ".receipts" / f"{made.path.stream}.json"
+    async with a_yard(tmp_path) as yard:
+        yard.put_one(made)
+        await yard.take()
+        assert await yard.box.write_receipts() == 1
+        before = json.loads(receipt.read_bytes())["receipt"]
+        yard.clock.advance(RENEW + 1)
+        assert await yard.box.write_receipts() == 1
+        after = json.loads(receipt.read_bytes())["receipt"]
+        assert after.pop("issued_ns") > before.pop("issued_ns")
+        assert after == before
 
 
 async def test_what_is_held_is_not_asked_for(tmp_path: Path) -> None:
