@@ -39,6 +39,8 @@ SETTLE = 10.0
 """Seconds a file whose bytes do not fit its name must lie unchanged before it counts as damaged, not unfinished."""
 AGAIN = 30.0
 """Seconds until a good file that could not be committed is tried again."""
+ORPHANED = 24 * 3600.0
+"""Seconds a `.part` must lie unchanged before it counts as left behind, not as under way."""
 CROWD = 0.1
 """Seconds to wait after a change was reported, because changes come in crowds."""
 _HINT = "create it, or mount what holds it, and let the SFTP server write there; it is looked at again by itself"
@@ -86,6 +88,7 @@ class DropBox:
         self._seen: set[str] = set()  # streams something was committed to
         self._later: dict[str, float] = {}
         self._odd: dict[str, tuple[Stamp, float]] = {}  # bytes that do not fit the name; since when
+        self._parts: dict[str, tuple[Stamp, float]] = {}  # uploads under way; unchanged since when
         self._reported: set[str] = set()
         self.troubles = Troubles(entry.name, entry.dropbox, clock)
         self._receipts = BoxReceipts(
@@ -179,12 +182,18 @@ class DropBox:
         now = self._clock.monotonic()
         self._later = {path: when for path, when in self._later.items() if when > now}
         found: dict[str, Spot] = {}
+        parts: list[str] = []
         for thing in self._folder.walk(MAX_PARTS):
             if thing.path == RECEIPTS or thing.path.startswith(f"{RECEIPTS}/"):
                 continue
             spot = self._upload_at(thing.path, folder=thing.folder, regular=thing.regular)
-            if spot is not None:
+            if spot is None:
+                continue
+            if spot.kind is Kind.PART:
+                parts.append(thing.path)
+            else:
                 found[thing.path] = spot
+        self._clear_parts(parts)
         self.troubles.only(About.UPLOAD, found)
         return sorted((path, spot) for path, spot in found.items() if path not in self._later)[:_PAGE]
 
@@ -199,7 +208,26 @@ class DropBox:
         if not regular or spot.kind not in (Kind.PART, Kind.FINAL):
             self._report(path, "left alone: it is not an upload")
             return None
-        return spot if spot.kind is Kind.FINAL else None
+        return spot
+
+    def _clear_parts(self, parts: list[str]) -> None:
+        """Remove unfinished uploads that nobody has written to for long, as seen from here: no clock is believed."""
+        now, before = self._clock.monotonic(), self._parts
+        self._parts = {}
+        for path in parts:
+            try:
+                stamp = self._folder.stamp(path)
+                known, since = before.get(path, (stamp, now))
+                if known != stamp:
+                    since = now
+                if now - since < ORPHANED:
+                    self._parts[path] = (stamp, since)
+                elif self._folder.remove(path, stamp):
+                    _log.info("an unfinished upload was left behind and is removed", agent=self.agent, path=path)
+            except FileNotFoundError:
+                continue  # it was finished just now
+            except OSError as error:
+                self._report(path, f"an unfinished upload can't be looked at or removed: {error}")
 
     def _report(self, path: str, what: str) -> None:
         if len(self._reported) < _MAX_REPORTED and f"{path} {what}" not in self._reported:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from receiver import dropbox as module
-from receiver.dropbox import AGAIN, SETTLE, DropBox
+from receiver.dropbox import AGAIN, ORPHANED, SETTLE, DropBox
 from receiver.dropbox_receipts import RENEW
 from receiver.dropbox_troubles import MOST_TOLD
 from receiver.model import Answer, Outcome
@@ -142,6 +142,44 @@ async def test_uploads_under_way_are_left(yard: Yard) -> None:
     assert await yard.box.take_all() == 0
     assert path.read_bytes() == CONTENT
     assert not yard.store.uploads
+
+
+async def test_an_upload_that_was_left_behind_is_removed(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    """A `.part` that lay unchanged for a day under our eyes goes, of a segment or a bundle; what it says of its age
+    counts for nothing, what was written to meanwhile stays, and so does what is no upload.
+    """
+    bundle, _ = bundled(yard.state, [(STREAM, NAME, CONTENT)])
+    left = [yard.put(b"half", name=f"{NAME}.part"), yard.put(b"half", stream=".bundles", name=f"{bundle}.part")]
+    busy = yard.put(b"half", name=f"{segment(b'busy', 5)}.part")
+    foreign = yard.put(b"mine", name="notes.part")
+    for path in (*left, busy):
+        os.utime(path, ns=(0, 0))
+    assert await yard.box.take_all() == 0
+    yard.clock.advance(ORPHANED - 1)
+    with busy.open("ab") as file:
+        file.write(b"more")
+    await yard.box.take_all()
+    assert all(path.exists() for path in left)
+    yard.clock.advance(2)
+    await yard.box.take_all()
+    assert [path.exists() for path in (*left, busy, foreign)] == [False, False, True, True]
+    assert capsys.readouterr().out.count("left behind and is removed") == 2
+    yard.clock.advance(ORPHANED)
+    await yard.box.take_all()
+    assert not busy.exists()
+    assert foreign.exists()
+
+
+async def test_a_part_that_comes_again_is_new(yard: Yard) -> None:
+    """One that was away in between counts from its return."""
+    path = yard.put(b"half", name=f"{NAME}.part")
+    await yard.box.take_all()
+    path.unlink()
+    await yard.box.take_all()
+    yard.put(b"half", name=f"{NAME}.part")
+    yard.clock.advance(ORPHANED + 1)
+    await yard.box.take_all()
+    assert path.exists()
 
 
 async def test_the_same_upload_again_is_taken_again(yard: Yard) -> None:
