@@ -58,7 +58,7 @@ class State(StrEnum):
     """The life of a segment in the outbox; the table of moves is in agent.lifecycle."""
 
     SEALED = "sealed"  # durable here, not yet held at home
-    HELD = "held"  # durable at home
+    HELD = "held"  # durable at home, or left in the drop box of a plain server
     SAFE = "safe"  # as many copies as the policy demands; the spool file may go
     RELEASED = "released"  # the spool file is gone
     REFUSED = "refused"  # the receiver will not take it; kept until a person decides
@@ -69,7 +69,8 @@ class State(StrEnum):
 class Spooled:
     """A segment as the outbox knows it. `path` is relative to the spool. Sizes in bytes, times in ns.
 
-    `again`: home held it once and lacks it now, so it is sent behind what is new.
+    `again`: home held it once and lacks it now, so it is sent behind what is new. `delivered_ns`: when it was left with
+    a plain server, as long as no receipt tells of it; else 0.
     """
 
     id: int
@@ -84,6 +85,7 @@ class Spooled:
     state: State = State.SEALED
     reason: str = ""
     again: bool = False
+    delivered_ns: int = 0
 
 
 class EventKind(StrEnum):

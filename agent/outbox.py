@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 
 from agent import outbox_rows as rows
 from agent.lifecycle import Said, SegmentEvent
-from agent.model import Event, KnownFile, Spooled, State
+from agent.model import Event, KnownFile, Spooled
 from agent.outbox_events import EventTable, Gap
 from agent.outbox_inventory import OutboxInventory
 from agent.outbox_moves import Moves, move_of
 from agent.outbox_rows import NewSegment, StoredFile, StreamHead, StreamTotals
 from agent.outbox_start import recover
 from agent.outbox_store import Store
+from agent.unconfirmed import Unconfirmed
 from tape import digest
 from tape.clock import Clock
 from tape.durable import DISK, Disk
@@ -47,6 +48,7 @@ class Outbox:
         self.events_origin = self._events.origin
         self._moves = Moves(store, self.spool, self._events, clock=clock, disk=disk)
         self._lock = self._moves.lock
+        self._unconfirmed = Unconfirmed(clock)
         self.inventory = OutboxInventory(store, self._moves, self.epoch)
         recover(store, self._moves, self.spool, agent=agent, epoch=self.epoch, disk=disk)
 
@@ -103,6 +105,10 @@ class Outbox:
         """Home acknowledged these uploads."""
         self._moves.mark(ids, SegmentEvent.ACKED, "")
 
+    def mark_delivered(self, ids: Sequence[int]) -> None:
+        """A plain server has these; whether home does only a receipt will say."""
+        self._moves.mark(ids, SegmentEvent.ACKED, "", plain=True)
+
     def mark_refused(self, id: int, reason: str) -> None:  # noqa: A002 - the word callers use
         """Home will not take this one; it stays in the spool until a person decides."""
         self._moves.mark([id], SegmentEvent.REFUSED, reason)
@@ -124,6 +130,11 @@ class Outbox:
                 raise
             log.warning("disk full: the reserve was used to record a receipt", stream=receipt.stream)
             return self._apply(receipt)
+
+    def no_receipt(self, stream: str) -> None:
+        """There is no receipt of a stream: what was left with a plain server is judged by those of other streams."""
+        with self._lock:
+            self._send_again([one for one in self._live(stream) if self._unconfirmed.overdue(one)])
 
     def streams_waiting(self) -> list[str]:
         """Streams with segments that are not released: the ones to ask receipts for."""
@@ -156,33 +167,7 @@ class Outbox:
     def totals(self) -> list[StreamTotals]:
         """Every stream for status, by name."""
         with self._store.reading() as db:
-            live: dict[int, dict[State, tuple[int, int]]] = {}
-            oldest: dict[int, int] = {}
-            reasons: dict[int, list[str]] = {}
-            for row in db.execute(
-                "SELECT stream, state, count(*) AS n, sum(size) AS size, min(sealed_ns) AS oldest,"
-                " max(reason) AS reason FROM segments WHERE state <> 'released' GROUP BY stream, state"
-            ):
-                state = State(row["state"])
-                live.setdefault(row["stream"], {})[state] = (row["n"], row["size"])
-                if state is State.SEALED:
-                    oldest[row["stream"]] = row["oldest"]
-                if state in (State.REFUSED, State.LOST) and row["reason"]:
-                    reasons.setdefault(row["stream"], []).append(f"{state.value}: {row['reason']}")
-            return [
-                StreamTotals(
-                    stream=row["name"],
-                    segments=row["next_seq"],
-                    rows=row["next_row"],
-                    bytes=row["bytes"],
-                    source_bytes=row["source_bytes"],
-                    newest_ns=row["newest_ns"],
-                    states=live.get(row["id"], {}),
-                    oldest_unsent_ns=oldest.get(row["id"]),
-                    reasons=tuple(reasons.get(row["id"], ())),
-                )
-                for row in db.execute("SELECT * FROM streams ORDER BY name")
-            ]
+            return rows.totals(db)
 
     # ---- the sealing side
 
@@ -324,7 +309,8 @@ class Outbox:
                 raise ReceiptError(f"receipt of stream {stream}: it is for agent {receipt.agent}")
             if receipt.issued_ns < last:
                 raise ReceiptError(f"receipt of stream {stream}: older than one already applied")
-            epochs = receipt.epochs if receipt.issued_ns > last else {}
+            fresh = receipt.issued_ns > last
+            epochs = receipt.epochs if fresh else {}
             said = {epoch: Said(part) for epoch, part in epochs.items()}
             made = self.head(stream).next_seq
             if said.get(self.epoch, Said(EpochReceipt())).last >= made:
@@ -332,10 +318,28 @@ class Outbox:
                     f"receipt of stream {stream}: home holds seq {said[self.epoch].last}, this outbox made only {made}",
                     hint="was the outbox restored from an older copy? move outbox.db aside so that a new epoch begins",
                 )
-            moves = [move for one in self._live(stream) if (move := move_of(one, said)) is not None]
+            live = self._live(stream)
+            moves = [move for one in live if (move := move_of(one, said)) is not None]
             released = self._moves.move(moves, stream=stream, issued_ns=receipt.issued_ns)
             self._seen_ns[stream] = max(last, receipt.issued_ns)
+            if fresh:
+                self._unconfirmed.seen(stream, receipt.issued_ns)
+                told = {one.id for one, *_ in moves}
+                for one, *_ in moves:
+                    self._unconfirmed.confirmed(one)
+                silent = (one for one in live if one.id not in told)
+                self._send_again([one for one in silent if self._unconfirmed.overdue(one, stream)])
         return released
+
+    def _send_again(self, lost: Sequence[Spooled]) -> None:
+        """Home has looked into the drop box since these were left there, and does not know them."""
+        if lost:
+            log.warning(
+                "left with a plain server, but not known at home: sent again", stream=lost[0].stream, segments=len(lost)
+            )
+            self._moves.move([(one, SegmentEvent.RESEND, "") for one in lost], again=True)
+            for one in lost:
+                self._unconfirmed.sent_again(one)
 
     def _live(self, stream: str) -> list[Spooled]:
         with self._store.reading() as db:

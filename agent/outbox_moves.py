@@ -69,23 +69,37 @@ class Moves:
         self.ever = (self.ever[0] + 1, self.ever[1] + size)
         self.sealed = (self.sealed[0] + 1, self.sealed[1] + size)
 
-    def mark(self, ids: Sequence[int], event: SegmentEvent, reason: str) -> None:
-        """The same event for segments by id; unknown ids are ignored."""
+    def mark(self, ids: Sequence[int], event: SegmentEvent, reason: str, *, plain: bool = False) -> None:
+        """The same event for segments by id; unknown ids are ignored. `plain`: see `move`."""
         with self.lock:
             with self._store.reading() as db:
                 runs = to_ranges(sorted(set(ids)))
                 found = {one.id: one for run in runs for one in rows.select(db, "WHERE s.id BETWEEN ? AND ?", run)}
-            self.move([(found[id_], event, reason) for id_ in ids if id_ in found])
+            self.move([(found[id_], event, reason) for id_ in ids if id_ in found], plain=plain)
 
-    def move(self, moves: Sequence[Move], *, stream: str = "", issued_ns: int = -1, again: bool = False) -> int:
+    def move(
+        self,
+        moves: Sequence[Move],
+        *,
+        stream: str = "",
+        issued_ns: int = -1,
+        again: bool = False,
+        plain: bool = False,
+    ) -> int:
         """Perform moves, in one transaction; the number of segments released.
 
         `issued_ns`: of the receipt of `stream` behind them. `again`: what becomes sealed by them is sent behind what
-        is new.
+        is new. `plain`: what is acknowledged by them, a plain server has: no more is known.
         """
+        now = self._clock.now_ns() if plain else 0
         with self.lock:
             steps = [(one, event, reason, *step(one.state, event)) for one, event, reason in moves]
-            changed = [(one, after, reason) for one, _, reason, after, _ in steps if after is not one.state]
+            told = [(_told(one, event, after, now), after, reason) for one, event, reason, after, _ in steps]
+            changed = [
+                each
+                for each, (one, *_) in zip(told, steps, strict=True)
+                if each[1] is not one.state or each[0] is not one
+            ]
             if changed:
                 self._record(changed, stream, issued_ns, again=again)
             for one, event, reason, after, actions in steps:
@@ -105,8 +119,11 @@ class Moves:
         lost = [self._gap(one, reason) for one, after, reason in changed if after is State.LOST]
         with self._store.transaction() as db:
             db.executemany(
-                "UPDATE segments SET state = ?, reason = ?, again = ? WHERE id = ?",
-                [(after.value, reason, again and after is State.SEALED, one.id) for one, after, reason in changed],
+                "UPDATE segments SET state = ?, reason = ?, again = ?, delivered = ? WHERE id = ?",
+                [
+                    (after.value, reason, again and after is State.SEALED, one.delivered_ns, one.id)
+                    for one, after, reason in changed
+                ],
             )
             if issued_ns >= 0:
                 db.execute("UPDATE streams SET receipt_ns = ? WHERE name = ?", (issued_ns, stream))
@@ -116,7 +133,7 @@ class Moves:
         self._events.added(end, len(lost))
         self._released = kept
         for watch in self.watches:
-            watch.update(one.id for one, _, _ in changed)
+            watch.update(one.id for one, after, _ in changed if after is not one.state)
         self._account(changed)
 
     def _unlink(self, one: Spooled) -> bool:
@@ -144,6 +161,16 @@ class Moves:
             "reason": reason,
         }
         return Event(EventKind.GAP, "outbox", one.stream, one.path, self._clock.now_ns(), detail, "storage")
+
+
+def _told(one: Spooled, event: SegmentEvent, after: State, now: int) -> Spooled:
+    """The segment with what is known of its delivery after an event; `now`: if a plain server acknowledged it."""
+    known = one.delivered_ns if event is SegmentEvent.FOUND else 0
+    if event is SegmentEvent.ACKED and now:
+        known = one.delivered_ns if one.state is State.HELD else now
+    if after is not State.HELD:
+        known = 0
+    return one if known == one.delivered_ns else replace(one, delivered_ns=known)
 
 
 def _compact(db: sqlite3.Connection, released: int) -> int:

@@ -11,7 +11,7 @@ from tape import digest
 from tape.names import SegmentName
 
 _SEGMENT = """SELECT s.id, t.name AS stream, s.epoch, s.seq, s.digest, s.suffix, s.size, s.sha256, s.chain, s.rows,
-    s.sealed_ns, s.state, s.reason, s.again FROM segments s JOIN streams t ON t.id = s.stream """
+    s.sealed_ns, s.state, s.reason, s.again, s.delivered FROM segments s JOIN streams t ON t.id = s.stream """
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class StreamTotals:
     """One stream for status: all it ever sealed in this epoch, and what of it is still here.
 
     `states`: (segments, bytes) per state, released ones left out. `oldest_unsent_ns`: when the oldest
-    segment that home does not hold was sealed.
+    segment that home does not hold was sealed. `unconfirmed`: segments left with a plain server of which no receipt
+    tells yet, and when the oldest of them was sealed.
     """
 
     stream: str
@@ -70,6 +71,8 @@ class StreamTotals:
     states: dict[State, tuple[int, int]] = field(default_factory=dict)
     oldest_unsent_ns: int | None = None
     reasons: tuple[str, ...] = ()
+    unconfirmed: int = 0
+    oldest_unconfirmed_ns: int | None = None
 
 
 def spooled(row: sqlite3.Row) -> Spooled:
@@ -88,12 +91,52 @@ def spooled(row: sqlite3.Row) -> Spooled:
         state=State(row["state"]),
         reason=row["reason"],
         again=bool(row["again"]),
+        delivered_ns=row["delivered"],
     )
 
 
 def select(db: sqlite3.Connection, where: str, values: Iterable[object] = ()) -> list[Spooled]:
     """Segments by a condition over `s` (segments) and `t` (streams)."""
     return [spooled(row) for row in db.execute(_SEGMENT + where, tuple(values))]
+
+
+def totals(db: sqlite3.Connection) -> list[StreamTotals]:
+    """Every stream for status, by name."""
+    live: dict[int, dict[State, tuple[int, int]]] = {}
+    oldest: dict[int, int] = {}
+    unconfirmed: dict[int, tuple[int, int]] = {}
+    reasons: dict[int, list[str]] = {}
+    for row in db.execute(
+        "SELECT stream, state, count(*) AS n, sum(size) AS size, min(sealed_ns) AS oldest, max(reason) AS reason,"
+        " sum(delivered > 0) AS delivered, min(iif(delivered > 0, sealed_ns, NULL)) AS oldest_delivered"
+        " FROM segments WHERE state <> 'released' GROUP BY stream, state"
+    ):
+        state = State(row["state"])
+        live.setdefault(row["stream"], {})[state] = (row["n"], row["size"])
+        if state is State.SEALED:
+            oldest[row["stream"]] = row["oldest"]
+        if row["delivered"]:
+            unconfirmed[row["stream"]] = (row["delivered"], row["oldest_delivered"])
+        if state in (State.REFUSED, State.LOST) and row["reason"]:
+            reasons.setdefault(row["stream"], []).append(f"{state.value}: {row['reason']}")
+    found = []
+    for row in db.execute("SELECT * FROM streams ORDER BY name"):
+        count, since = unconfirmed.get(row["id"], (0, None))
+        one = StreamTotals(
+            stream=row["name"],
+            segments=row["next_seq"],
+            rows=row["next_row"],
+            bytes=row["bytes"],
+            source_bytes=row["source_bytes"],
+            newest_ns=row["newest_ns"],
+            states=live.get(row["id"], {}),
+            oldest_unsent_ns=oldest.get(row["id"]),
+            reasons=tuple(reasons.get(row["id"], ())),
+            unconfirmed=count,
+            oldest_unconfirmed_ns=since,
+        )
+        found.append(one)
+    return found
 
 
 def stream_id(db: sqlite3.Connection, stream: str, genesis: str) -> int:

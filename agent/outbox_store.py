@@ -16,7 +16,7 @@ from agent import outbox_blocks
 from tape.durable import Disk
 from tape.errors import DiskFull, HometapeError, StoreError, SyncFailed
 
-VERSION = 2
+VERSION = 3
 RESERVE = 4 * 2**20
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -50,6 +50,7 @@ CREATE TABLE segments (
     state TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
     again INTEGER NOT NULL DEFAULT 0,
+    delivered INTEGER NOT NULL DEFAULT 0,
     UNIQUE (stream, epoch, seq)
 );
 CREATE INDEX unsent ON segments (again, id) WHERE state = 'sealed';
@@ -83,6 +84,7 @@ ALTER TABLE segments ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
 DROP INDEX unsent;
 CREATE INDEX unsent ON segments (again, id) WHERE state = 'sealed';
 {outbox_blocks.TABLES}"""
+_FROM_2 = "ALTER TABLE segments ADD COLUMN delivered INTEGER NOT NULL DEFAULT 0"
 
 
 class Store:
@@ -173,15 +175,19 @@ class Store:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise StoreError(f"{self._path} is damaged: {found}", hint=self._hint())
-        if version == 1:
-            self._migrate()
+        if 1 <= version < VERSION:
+            self._migrate(version)
 
-    def _migrate(self) -> None:
-        """Format 1 knew no sums over blocks and no segments that are sent again: all of it, or nothing."""
+    def _migrate(self, version: int) -> None:
+        """All of it, or nothing. Format 1 knew no sums over blocks and no segments that are sent again; format 2 did
+        not tell what was left with a plain server.
+        """
         with self.transaction() as db:
-            for statement in filter(str.strip, _FROM_1.split(";")):
-                db.execute(statement)
-            outbox_blocks.fill(db)
+            if version == 1:
+                for statement in filter(str.strip, _FROM_1.split(";")):
+                    db.execute(statement)
+                outbox_blocks.fill(db)
+            db.execute(_FROM_2)
             db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _fill_reserve(self) -> None:

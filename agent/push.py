@@ -1,6 +1,7 @@
 """Delivery: takes segments from the outbox, oldest first, and sends many at a time until each is held at home.
 
-A segment is held once the receiver has said OK to its final name, alone or in a bundle. One that is refused is
+A segment is held once the receiver has said OK to its final name, alone or in a bundle; a plain server's OK is noted as
+what it is, and home's receipts have the word. One that is refused is
 set aside with the reason while the others go on; one that could not be delivered comes again, later and later.
 Receipts are fetched for the streams that wait for one; only a receipt signed by the pinned key is believed.
 """
@@ -54,6 +55,9 @@ class Outgoing(Protocol):
     def mark_held(self, ids: Sequence[int]) -> None:
         """Home acknowledged these."""
 
+    def mark_delivered(self, ids: Sequence[int]) -> None:
+        """A plain server has these; receipts will tell whether home does."""
+
     def mark_refused(self, id: int, reason: str) -> None:  # noqa: A002 - the outbox's own word
         """Home will not take this one."""
 
@@ -62,6 +66,9 @@ class Outgoing(Protocol):
 
     def apply_receipt(self, receipt: Receipt) -> int:
         """Act on a verified receipt; the number of segments released by it."""
+
+    def no_receipt(self, stream: str) -> None:
+        """Home has left no receipt of a stream that waits for one."""
 
     def streams_waiting(self) -> list[str]:
         """Streams to ask receipts for."""
@@ -116,7 +123,7 @@ class Push:
         self._queue = Queue(settings, clock=clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push-outbox")
         self._jobs: set[asyncio.Task[None]] = set()
-        self._held: list[Job] = []
+        self._held: list[tuple[Job, bool]] = []  # and whether a receiver of ours has it
         self._news = asyncio.Event()
         self._stale = self._stale_behind = True
         self._behind = 0
@@ -169,7 +176,7 @@ class Push:
         await end_all([lines])
         try:
             if self._held:
-                await self._call(self._outbox.mark_held, _ids(self._held))
+                await self._call(self._mark, list(self._held))
         finally:
             self._thread.shutdown(wait=False)
 
@@ -264,7 +271,7 @@ class Push:
             log.warning("a delivery failed and is tried again", what=str(job), error=str(error), hint=error.hint)
         else:
             self._queue.worked()
-            self._held.append(job)
+            self._held.append((job, line.ours))
             self._news.set()
             self._progress.bundles += len(job.items) > 1
 
@@ -311,7 +318,7 @@ class Push:
             self._news.clear()
             jobs = list(self._held)
             try:
-                await asyncio.shield(self._call(self._outbox.mark_held, _ids(jobs)))
+                await asyncio.shield(self._call(self._mark, jobs))
             except DiskFull as error:
                 self._fault(error)
                 log.error("the outbox can't record what is held: the disk is full", hint=error.hint)
@@ -319,13 +326,19 @@ class Push:
                 self._news.set()
                 continue
             del self._held[: len(jobs)]
-            for job in jobs:
+            for job, _ in jobs:
                 self._queue.done(job)
                 self._progress.held += len(job.items)
                 self._progress.held_bytes += job.size
                 self._progress.again_bytes += job.size if job.behind else 0
             self._progress.last_ok_ns = self._clock.now_ns()
             self._wake.set()
+
+    def _mark(self, done: Sequence[tuple[Job, bool]]) -> None:
+        """In the outbox's thread; the same again changes nothing."""
+        for ours, mark in ((True, self._outbox.mark_held), (False, self._outbox.mark_delivered)):
+            if ids := [item.id for job, our in done if our is ours for item in job.items]:
+                mark(ids)
 
     # ---- receipts
 
@@ -353,6 +366,7 @@ class Push:
             try:
                 data = await line.read(f"/.receipts/{stream}.json", RECEIPT_LIMIT)
                 if data is None:
+                    await self._call(lambda: self._outbox.no_receipt(stream))
                     return
                 last = await self._call(lambda: self._outbox.last_receipt_ns(stream))
                 receipt = open_receipt(data, key, agent=self._agent, stream=stream, newer_than_ns=last)
@@ -381,7 +395,3 @@ class Push:
     async def _call(self, work: Callable[..., T], *args: Any) -> T:
         """Run a method of the outbox in its thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-
-def _ids(jobs: Sequence[Job]) -> list[int]:
-    return [item.id for job in jobs for item in job.items]

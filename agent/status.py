@@ -47,7 +47,7 @@ def collect(
     streams: list[dict[str, Any]] = []
     for total in outbox.totals():
         counts = {state.value: total.states.get(state, (0, 0))[0] for state in State if state is not State.RELEASED}
-        oldest = total.oldest_unsent_ns
+        oldest, unseen = total.oldest_unsent_ns, total.oldest_unconfirmed_ns
         streams.append(
             {
                 "stream": total.stream,
@@ -58,6 +58,8 @@ def collect(
                 "newest_ns": total.newest_ns,
                 "states": counts,
                 "oldest_unsent_s": None if oldest is None else round(max(0, now - oldest) / 1e9, 3),
+                "unconfirmed": total.unconfirmed,
+                "oldest_unconfirmed_s": None if unseen is None else round(max(0, now - unseen) / 1e9, 3),
                 "reasons": list(total.reasons),
             }
         )
@@ -134,6 +136,12 @@ def judge(facts: dict[str, Any], settings: AgentSettings) -> Iterable[tuple[int,
         if waits is not None and waits >= alarm.warn_after:
             level = 2 if waits >= alarm.critical_after else 1
             yield level, f"{stream['stream']}: a segment has been waiting for home for {waits:.0f} s"
+        waits = stream["oldest_unconfirmed_s"]
+        if waits is not None and waits >= alarm.warn_after:
+            level = 2 if waits >= alarm.critical_after else 1
+            text = f"{stream['unconfirmed']} segments left with a plain server, and no receipt confirms them"
+            hint = "the receiver must look into that folder: see `tape-receiver status` and docs/drop-box.md"
+            yield level, f"{stream['stream']}: {text} after {waits:.0f} s; {hint}"
     yield from _judge_reading(facts["reading"], settings)
     used = facts["spool_bytes"] / max(1, facts["spool_max_bytes"])
     for text in facts["stuck"]:

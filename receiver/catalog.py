@@ -27,6 +27,7 @@ from receiver.model import Copy, Held
 from receiver.standing import Looked, observe
 from tape.clock import Clock
 from tape.errors import StoreError, StoreLocked
+from tape.names import SegmentName
 
 __all__ = [
     "Attested",
@@ -150,6 +151,13 @@ class Catalog(CatalogView):
         with self._write() as base:
             owner = catalog_writes.want(base, segment, why, self._clock.now_ns())
         self._changed({owner})
+
+    def ask_again(self, agent: str, segments: Sequence[tuple[str, SegmentName]], why: str) -> None:
+        """Ask for those of (stream, name) that are not held: they came damaged, and their sender heard no answer."""
+        with self._write() as base:
+            for stream, name in segments:
+                catalog_writes.ask(base, self._ids, agent, stream, name, why, self._clock.now_ns())
+        self._changed({(agent, stream) for stream, _ in segments})
 
     def open_more_folders(self, paths: Sequence[str]) -> None:
         """Note durably that files are about to be placed in these folders; `add` closes them again."""

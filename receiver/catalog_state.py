@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Generic, TypeVar
 
 from receiver import catalog_spans, gaps
-from receiver.catalog_tables import ATTESTED, COPIES, HELD, WANTED, ends_id
+from receiver.catalog_tables import ASKED, ATTESTED, COPIES, HELD, WANTED, ends_id
 from receiver.placement import Rule, Where, satisfying
 from receiver.standing import Lack, Looked
 from tape.inventory import BLOCK, BLOCK_BITS
@@ -67,6 +67,7 @@ def held_and_safe(
             for (seq,) in base.execute("SELECT seq FROM refusal WHERE epoch=? AND conflict=1 ORDER BY seq", (number,))
         )
         wanted = spans.get(WANTED, ())
+        asked = gaps.subtract(spans.get(ASKED, ()), spans.get(HELD, ()))
         layers = _layers(spans, names)
         attested = gaps.intersect(layers.get(home, ()), spans.get(ATTESTED, ()))
         safe = satisfying(rule, places, attested, layers)
@@ -74,7 +75,7 @@ def held_and_safe(
             held=gaps.subtract(gaps.subtract(spans.get(HELD, ()), conflicts), wanted),
             safe=gaps.subtract(gaps.subtract(safe, conflicts), wanted),
             refused=tuple((seq, reason) for seq, reason in refused),
-            resend=wanted,
+            resend=tuple(sorted((*wanted, *asked))),
         )
     return found
 

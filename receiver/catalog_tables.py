@@ -17,9 +17,10 @@ from itertools import accumulate, groupby
 from tape.inventory import BLOCK, BLOCK_BITS, entry_hash
 
 FORMAT = 2
-# `span.kind`: what a range of numbers means. Owned by an epoch (numbers are seq): HELD, ATTESTED, WANTED, and
-# COPIES + target id. Owned by minus a target id (numbers are segment ids): IDS.
-HELD, ATTESTED, WANTED, IDS, COPIES = 0, 1, 2, 3, 16
+# `span.kind`: what a range of numbers means. Owned by an epoch (numbers are seq): HELD, ATTESTED, WANTED (held once,
+# lost here), ASKED (never held, came damaged), and COPIES + target id.
+# Owned by minus a target id (numbers are segment ids): IDS.
+HELD, ATTESTED, WANTED, IDS, ASKED, COPIES = 0, 1, 2, 3, 4, 16
 
 _ENDS = struct.Struct(f"<{BLOCK}Q")
 NO_ENDS = bytes(_ENDS.size)

@@ -9,7 +9,7 @@ from typing import Any
 from receiver import catalog_blocks, catalog_spans
 from receiver.catalog_ids import Ids
 from receiver.catalog_rows import INSERT_SEGMENT, NewSegment, facts_of, origin_of, row_of, shared_facts
-from receiver.catalog_tables import COPIES, HELD, IDS
+from receiver.catalog_tables import ASKED, COPIES, HELD, IDS
 from receiver.verdict import Link
 from tape.errors import NotFound
 from tape.names import SegmentName
@@ -17,9 +17,9 @@ from tape.receipt import to_ranges
 
 # Kinds of incidents: a chain that contradicts, a second SHA-256, a bad copy, other bytes under a held identity,
 # uploads that broke a rule, a segment without any good copy here, a target that is another one than before, a catalog
-# that knew nothing of what home holds.
+# that knew nothing of what home holds, a segment that came damaged where its sender hears no answer.
 CHAIN, TAMPERED, LOST_COPY, CONFLICT, QUARANTINE, LOST = "chain", "tampered", "copy", "conflict", "quarantine", "lost"
-REPLACED, EMPTY = "replaced", "catalog"
+REPLACED, EMPTY, DAMAGED = "replaced", "catalog", "damaged"
 _MOST_REFUSALS = 10_000  # remembered for an agent: a hostile one must not fill the catalog
 PLACE = """
 SELECT s.id, s.stream, s.epoch, t.agent, t.name, e.name, s.seq, s.previous, s.sha256, s.broken
@@ -83,6 +83,7 @@ def add_segments(base: sqlite3.Connection, ids: Ids, new: Sequence[NewSegment], 
         numbers = [seq for seq, _, _ in entries]
         if base.execute("SELECT 1 FROM refusal WHERE epoch=? LIMIT 1", (epoch,)).fetchone():
             base.executemany("DELETE FROM refusal WHERE epoch=? AND seq=?", [(epoch, seq) for seq in numbers])
+        _answered(base, epoch, numbers, now)
         for first, last in to_ranges(sorted(numbers)):
             catalog_spans.add(base, epoch, HELD, first, last)
         catalog_blocks.add(base, epoch, entries, now)
@@ -238,6 +239,7 @@ def refuse(base: sqlite3.Connection, ids: Ids, refusal: Refusal, now: int) -> No
             "INSERT INTO refusal VALUES (?1,?2,?3,?4) ON CONFLICT DO UPDATE SET reason=?3, conflict=max(conflict,?4)",
             (epoch, refusal.name.seq, refusal.reason[:500], int(refusal.conflict)),
         )
+        _answered(base, epoch, [refusal.name.seq], now)
         base.execute(
             "INSERT INTO quarantine (at, agent, stream, name, size, reason, path) VALUES (?1,?2,?3,?4,?5,?6,?7)"
             " ON CONFLICT DO UPDATE SET at=?1, reason=?6, path=iif(?7='', path, ?7)",
@@ -257,6 +259,36 @@ def want(base: sqlite3.Connection, segment: int, why: str, now: int) -> tuple[st
     text = f"segment {place.subject} is lost here and wanted again: {why}"
     add_incident(base, LOST, place.agent, place.stream_name, place.subject, text, now)
     return place.agent, place.stream_name
+
+
+def ask(base: sqlite3.Connection, ids: Ids, agent: str, stream: str, name: SegmentName, why: str, now: int) -> None:
+    """Ask for a segment that came damaged; nothing to do if it is held, or if too much is asked for already."""
+    open_now = "SELECT count(*) FROM incident WHERE kind=? AND agent=? AND closed IS NULL"
+    if base.execute(open_now, (DAMAGED, agent)).fetchone()[0] >= _MOST_REFUSALS:
+        return
+    epoch = ids.epoch(base, ids.stream(base, agent, stream), name.epoch, now)
+    if catalog_spans.holds(base, epoch, HELD, name.seq):
+        return
+    catalog_spans.add(base, epoch, ASKED, name.seq, name.seq)
+    subject = f"{name.epoch}-{name.seq:012d}"
+    text = f"segment {subject} of {agent}/{stream} came damaged and is asked for again: {why}"
+    add_incident(base, DAMAGED, agent, stream, subject, text[:500], now)
+
+
+def _answered(base: sqlite3.Connection, epoch: int, numbers: Iterable[int], now: int) -> None:
+    """Segments came, to be held or refused: those among them that were asked for are so no more."""
+    asked = [seq for seq in numbers if catalog_spans.holds(base, epoch, ASKED, seq)] if _asks(base, epoch) else []
+    for seq in asked:
+        catalog_spans.remove(base, epoch, ASKED, seq, seq)
+        agent, stream, name = base.execute(
+            "SELECT t.agent, t.name, e.name FROM epoch e JOIN stream t ON t.id=e.stream WHERE e.id=?", (epoch,)
+        ).fetchone()
+        close_incident(base, DAMAGED, agent, stream, f"{name}-{seq:012d}", now)
+
+
+def _asks(base: sqlite3.Connection, epoch: int) -> bool:
+    query = "SELECT 1 FROM span WHERE owner=? AND kind=? LIMIT 1"
+    return base.execute(query, (epoch, ASKED)).fetchone() is not None
 
 
 def renew(base: sqlite3.Connection, agent: str, stream: str, epoch: str, seq: int, now: int) -> None:

@@ -8,29 +8,28 @@ folder holds besides uploads is left alone and reported once. Signed receipts ar
 
 import asyncio
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiofiles
 import watchfiles
 
+from receiver.dropbox_copy import BoxCopy
+from receiver.dropbox_receipts import BoxReceipts
+from receiver.dropbox_troubles import About, Troubles
 from receiver.foreign import ForeignFolder, Stamp
 from receiver.ingress.inbox import clear_inbox, make_private, private_path
 from receiver.ingress.names import RECEIPTS, Kind, Spot, locate
-from receiver.ingress.storing import Room, Split, Store, Whole
-from receiver.model import Answer, Committer, Outcome, Upload
+from receiver.ingress.storing import Room
+from receiver.model import Answer, Committer, Outcome
 from receiver.settings import AgentEntry
 from tape.bundle import MAX_ITEMS
 from tape.clock import SYSTEM, Clock
-from tape.digest import new_xxh3
 from tape.durable import DISK, Disk
 from tape.errors import ConfigError, DiskError, HometapeError, NameRefused
 from tape.log import get_logger
-from tape.names import MAX_PARTS, BundleName, SegmentName
+from tape.names import MAX_PARTS, SegmentName
 
 _log = get_logger(__name__)
 
@@ -40,22 +39,19 @@ SETTLE = 10.0
 """Seconds a file whose bytes do not fit its name must lie unchanged before it counts as damaged, not unfinished."""
 AGAIN = 30.0
 """Seconds until a good file that could not be committed is tried again."""
+ORPHANED = 24 * 3600.0
+"""Seconds a `.part` must lie unchanged before it counts as left behind, not as under way."""
 CROWD = 0.1
 """Seconds to wait after a change was reported, because changes come in crowds."""
-RENEW = 60.0
-"""Seconds after which a receipt is written again though nothing changed, as a sign of life."""
+_HINT = "create it, or mount what holds it, and let the SFTP server write there; it is looked at again by itself"
+_HINT_DAMAGED = (
+    "the agent sends again what no receipt confirms (docs/drop-box.md); see the disk that holds the drop box"
+)
+_TOLD = 24 * 3600.0
 _AT_A_TIME = 8
 _PAGE = 1_000
 _MAX_REPORTED = 1_000
 _BLOCK = 4 << 20
-
-
-@dataclass(slots=True)
-class _Written:
-    """A receipt as it lies in the folder."""
-
-    meaning: Any
-    at: float
 
 
 class DropBox:
@@ -84,7 +80,6 @@ class DropBox:
         self._inbox = state / "inbox"
         self._prefix = f"box.{entry.name}."
         self._committer = committer
-        self._known = streams
         self._clock = clock
         self._disk = disk
         self._poll = poll
@@ -93,15 +88,25 @@ class DropBox:
         self._seen: set[str] = set()  # streams something was committed to
         self._later: dict[str, float] = {}
         self._odd: dict[str, tuple[Stamp, float]] = {}  # bytes that do not fit the name; since when
+        self._parts: dict[str, tuple[Stamp, float]] = {}  # uploads under way; unchanged since when
         self._reported: set[str] = set()
-        self._written: dict[str, _Written] = {}
+        self.troubles = Troubles(entry.name, entry.dropbox, clock)
+        self._receipts = BoxReceipts(
+            entry.name,
+            self._folder,
+            committer,
+            self.troubles,
+            streams=lambda: self._seen | set(streams()),
+            clock=clock,
+            disk=disk,
+        )
 
     def start(self) -> None:
         """Make the inbox ready and delete what an earlier life left there. Raises ConfigError, DiskError."""
         if not self.root.is_dir():
             raise ConfigError(
                 f"agent {self.agent!r}: the drop box {self.root} is no folder",
-                hint="create it, or mount what holds it, and let the SFTP server write there",
+                hint=_HINT,
             )
         make_private(self._inbox, self._disk)
         clear_inbox(self._inbox, self._disk, self._prefix)
@@ -116,7 +121,9 @@ class DropBox:
                     await self.take_all()
                     await self.write_receipts()
                 except (HometapeError, OSError) as error:
-                    self._report("", f"the drop box can't be worked on: {error}")
+                    self.troubles.tell(About.BOX, "", f"it can't be worked on: {error}", _HINT)
+                else:
+                    self.troubles.over(About.BOX, "")
                 await self._pause()
         finally:
             watching.cancel()
@@ -174,15 +181,21 @@ class DropBox:
         """Uploads to take now, in the order of their names, at most a page. Raises OSError if the folder is away."""
         now = self._clock.monotonic()
         self._later = {path: when for path, when in self._later.items() if when > now}
-        found: list[tuple[str, Spot]] = []
+        found: dict[str, Spot] = {}
+        parts: list[str] = []
         for thing in self._folder.walk(MAX_PARTS):
             if thing.path == RECEIPTS or thing.path.startswith(f"{RECEIPTS}/"):
                 continue
             spot = self._upload_at(thing.path, folder=thing.folder, regular=thing.regular)
-            if spot is not None and thing.path not in self._later:
-                found.append((thing.path, spot))
-        found.sort(key=lambda each: each[0])
-        return found[:_PAGE]
+            if spot is None:
+                continue
+            if spot.kind is Kind.PART:
+                parts.append(thing.path)
+            else:
+                found[thing.path] = spot
+        self._clear_parts(parts)
+        self.troubles.only(About.UPLOAD, found)
+        return sorted((path, spot) for path, spot in found.items() if path not in self._later)[:_PAGE]
 
     def _upload_at(self, path: str, *, folder: bool, regular: bool) -> Spot | None:
         try:
@@ -195,21 +208,43 @@ class DropBox:
         if not regular or spot.kind not in (Kind.PART, Kind.FINAL):
             self._report(path, "left alone: it is not an upload")
             return None
-        return spot if spot.kind is Kind.FINAL else None
+        return spot
+
+    def _clear_parts(self, parts: list[str]) -> None:
+        """Remove unfinished uploads that nobody has written to for long, as seen from here: no clock is believed."""
+        now, before = self._clock.monotonic(), self._parts
+        self._parts = {}
+        for path in parts:
+            try:
+                stamp = self._folder.stamp(path)
+                known, since = before.get(path, (stamp, now))
+                if known != stamp:
+                    since = now
+                if now - since < ORPHANED:
+                    self._parts[path] = (stamp, since)
+                elif self._folder.remove(path, stamp):
+                    _log.info("an unfinished upload was left behind and is removed", agent=self.agent, path=path)
+            except FileNotFoundError:
+                continue  # it was finished just now
+            except OSError as error:
+                self._report(path, f"an unfinished upload can't be looked at or removed: {error}")
 
     def _report(self, path: str, what: str) -> None:
         if len(self._reported) < _MAX_REPORTED and f"{path} {what}" not in self._reported:
             self._reported.add(f"{path} {what}")
             _log.warning(what, agent=self.agent, folder=str(self.root), path=ascii(path[:300]))
 
+    def _tell(self, path: str, what: str) -> None:
+        self.troubles.tell(About.UPLOAD, path, f"{path[:300]!a} {what}", "it stays there and is tried again")
+
     async def _take(self, path: str, spot: Spot) -> bool:
         assert spot.name is not None
-        copy = _Copy(private_path(self._inbox, self._prefix), spot.name, self._disk, self._room)
+        copy = BoxCopy(private_path(self._inbox, self._prefix), spot.name, self._disk, self._room)
         try:
             stamp = await self._copy(path, copy)
         except (OSError, DiskError) as error:
             self._later[path] = self._clock.monotonic() + AGAIN
-            self._report(path, f"could not be copied: {error}")
+            self._tell(path, f"could not be copied: {error}")
             await self._forget(copy)
             return False
         fits = stamp is not None and copy.fits()
@@ -218,17 +253,19 @@ class DropBox:
             return False
         outcome = await self._commit(spot, copy)
         if outcome.answer is Answer.RESEND and fits:
-            _log.warning("an upload could not be committed; it is tried again", agent=self.agent, path=path)
+            self._tell(path, f"could not be committed: {outcome.reason}")
             self._later[path] = self._clock.monotonic() + AGAIN
             return False
         if not outcome.ok:
             _log.warning("an upload was not taken", agent=self.agent, path=path, why=outcome.reason)
+            if not fits and not await self._ask(path, copy.segments(spot.stream), outcome.reason):
+                return False
         self._odd.pop(path, None)
         if spot.stream:
             self._seen.add(spot.stream)
         return await asyncio.to_thread(self._remove, path, stamp)
 
-    async def _copy(self, path: str, copy: "_Copy") -> Stamp | None:
+    async def _copy(self, path: str, copy: BoxCopy) -> Stamp | None:
         """Copy and hash a file; None if it changed meanwhile. Raises OSError, DiskError."""
         number = await asyncio.to_thread(self._folder.open, path)
         async with aiofiles.open(number, "rb", buffering=0) as source:
@@ -253,7 +290,7 @@ class DropBox:
             self._odd[path] = (stamp, now)
         return now - since >= SETTLE
 
-    async def _commit(self, spot: Spot, copy: "_Copy") -> Outcome:
+    async def _commit(self, spot: Spot, copy: BoxCopy) -> Outcome:
         try:
             outcome = await self._committer.commit(copy.upload(self.agent, spot.stream, self._clock.now_ns()))
         except (HometapeError, OSError) as error:
@@ -263,7 +300,22 @@ class DropBox:
         copy.store.let_go()
         return outcome
 
-    async def _forget(self, copy: "_Copy") -> None:
+    async def _ask(self, path: str, segments: list[tuple[str, SegmentName]], why: str) -> bool:
+        """Have the receipts ask for what came damaged, before it is removed: nobody else hears of it."""
+        if not segments:
+            text = f"{path[:300]!a} came damaged and was removed; what it held is not known: {why}"
+            self.troubles.tell(About.DAMAGED, path, text, _HINT_DAMAGED, lasting=_TOLD)
+            return True
+        try:
+            await self._committer.ask_again(self.agent, segments, why)
+        except (HometapeError, OSError) as error:
+            self._later[path] = self._clock.monotonic() + AGAIN
+            self._tell(path, f"came damaged, and can't be asked for again now: {error}")
+            return False
+        self._seen.update(stream for stream, _ in segments)
+        return True
+
+    async def _forget(self, copy: BoxCopy) -> None:
         try:
             await asyncio.to_thread(copy.store.delete)
         except DiskError as error:
@@ -273,73 +325,14 @@ class DropBox:
         try:
             gone = self._folder.remove(path, stamp)
         except OSError as error:
-            self._report(path, f"taken, but it can't be deleted from the drop box: {error}")
+            self._tell(path, f"taken, but it can't be deleted from the drop box: {error}")
             self._later[path] = self._clock.monotonic() + AGAIN
             return False
+        self.troubles.over(About.UPLOAD, path)
         return gone
 
     # ------------------------------------------------------------ receipts
 
     async def write_receipts(self) -> int:
         """Write each stream's receipt that says something new, or is old; returns how many were written."""
-        streams = sorted(self._seen | set(await asyncio.to_thread(lambda: list(self._known()))))
-        written = 0
-        for stream in streams:
-            content = await self._committer.receipt(self.agent, stream)
-            if content is None:
-                continue
-            meaning, now, old = _meaning(content), self._clock.monotonic(), self._written.get(stream)
-            if old is not None and old.meaning == meaning and now - old.at < RENEW:
-                continue
-            await asyncio.to_thread(self._folder.replace, f"{RECEIPTS}/{stream}.json", content, self._disk)
-            self._written[stream] = _Written(meaning, now)
-            written += 1
-        return written
-
-
-class _Copy:
-    """The private copy of a file, hashed on the way; a bundle is taken apart. `size` in bytes.
-
-    Written by one thread after the other. Raises DiskError.
-    """
-
-    def __init__(self, path: Path, name: SegmentName | BundleName, disk: Disk, room: Room) -> None:
-        self.store: Store = Split(path, disk, name, room) if isinstance(name, BundleName) else Whole(path, disk)
-        self.size = 0
-        self._name = name
-        self._hash = None if isinstance(name, BundleName) else new_xxh3()
-
-    def write(self, content: bytes) -> None:
-        """The next bytes."""
-        self.size += len(content)
-        if self._hash is not None:
-            self._hash.update(content)
-        self.store.write(memoryview(content))
-
-    def end(self) -> None:
-        """There are no more."""
-        self.store.end()
-
-    def fits(self) -> bool:
-        """Whether it holds what its name says; after the end."""
-        if self._hash is not None:
-            return self._hash.hexdigest() == self._name.digest
-        pieces = self.store.pieces()
-        if pieces is None or pieces.problem or pieces.digest != self._name.digest:
-            return False
-        return all(piece.digest == piece.name.digest for piece in pieces.found)
-
-    def upload(self, agent: str, stream: str, received_ns: int) -> Upload:
-        """What the committer is given; after the end."""
-        digest = "" if self._hash is None else self._hash.hexdigest()
-        return Upload(
-            agent, stream, self._name, self.store.path, self.size, digest, received_ns, pieces=self.store.pieces()
-        )
-
-
-def _meaning(content: bytes) -> Any:
-    """What a receipt says, without the time of its making; compared only."""
-    try:
-        return json.loads(content)["receipt"]["epochs"]
-    except (ValueError, KeyError, TypeError):
-        return content
+        return await self._receipts.write()

@@ -114,6 +114,12 @@ class ForeignFolder:
             raise OSError(f"{path} is not a regular file")
         return number
 
+    def stamp(self, path: str) -> Stamp:
+        """The state a file is in, itself and nothing it leads to. Raises OSError."""
+        *folders, name = path.split("/")
+        with self._place(folders) as place:
+            return Stamp.of(place.stat(name))
+
     def remove(self, path: str, stamp: Stamp) -> bool:
         """Delete a file durably if it is still the one that was read; returns whether it is gone."""
         *folders, name = path.split("/")

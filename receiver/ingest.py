@@ -6,6 +6,7 @@ it: nothing more is answered OK, `failed` says why, and the service must end and
 """
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from tape.durable import DISK, Disk
 from tape.errors import HometapeError, StoreError, SyncFailed
 from tape.inventory import Page
 from tape.log import get_logger
+from tape.names import SegmentName
 from tape.receipt import Receipt
 
 _MOST_UPLOADS = 512  # in one batch
@@ -122,11 +124,15 @@ class Ingest:
         assert self.failed is not None
         return self.failed
 
-    async def receipt(self, agent: str, stream: str) -> bytes | None:
+    async def ask_again(self, agent: str, segments: Sequence[tuple[str, SegmentName]], why: str) -> None:
+        """See `Committer`. Raises StoreError, DiskFull."""
+        await asyncio.to_thread(self._catalog.ask_again, agent, segments, why)
+
+    async def receipt(self, agent: str, stream: str, *, anew: bool = False) -> bytes | None:
         """See `Committer`. Raises StoreError, DiskFull."""
         settings, revision = self._settings, (self._policies, self._catalog.revision(agent, stream))
         cached = self._receipts.get((agent, stream))
-        if cached is not None and cached[0] == revision:
+        if cached is not None and cached[0] == revision and not anew:
             return cached[1]
         data = await asyncio.to_thread(self._make_receipt, settings, agent, stream)
         if data is not None:

@@ -1,5 +1,6 @@
 """The receiver's nouns as plain values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -86,8 +87,11 @@ class Committer(Protocol):
     async def commit(self, upload: Upload) -> Outcome:
         """Returns once the outcome is durable; safe to call for the same identity at the same time."""
 
-    async def receipt(self, agent: str, stream: str) -> bytes | None:
-        """The signed receipt of a stream, fresh; None if the stream is not known."""
+    async def ask_again(self, agent: str, segments: Sequence[tuple[str, SegmentName]], why: str) -> None:
+        """Have the receipts ask for those of (stream, name) that are not held; durable when it returns."""
+
+    async def receipt(self, agent: str, stream: str, *, anew: bool = False) -> bytes | None:
+        """The signed receipt of a stream, fresh; None if the stream is not known. `anew`: issued now, no older one."""
 
     async def inventory(self, agent: str, page: Page) -> bytes | None:
         """A page over what is held of an agent, fresh; None if nothing is."""

@@ -11,8 +11,10 @@ from typing import Any
 
 from receiver.catalog import Catalog, StreamTotals, TargetTotals
 from receiver.catalog_state import growth
+from receiver.dropbox_troubles import About
 from receiver.policy import Rules, rules_of, wheres
 from receiver.report_policy import (
+    GRAVE,
     PolicyReport,
     Survey,
     about_policy,
@@ -229,10 +231,22 @@ def _about_streams(streams: Sequence[StreamReport], rules: Rules) -> Iterable[Re
             yield Reason(WARNING, f"{plural(one.refused, 'segment')} of {name} {verb} refused", "see the quarantine")
 
 
+def _about_boxes(live: Mapping[str, Any]) -> Iterable[Reason]:
+    """What is wrong with drop boxes: a folder or a receipt for longer than an hour is critical."""
+    for box in live.get("boxes", ()):
+        for one in box["troubles"]:
+            grave = one["about"] in (About.BOX.value, About.RECEIPT.value) and one["since_s"] > GRAVE
+            text = f"drop box of {box['agent']} ({box['folder']}): {one['text']}"
+            yield Reason(CRITICAL if grave else WARNING, text, one["hint"])
+        if more := box["count"] - len(box["troubles"]):
+            yield Reason(WARNING, f"drop box of {box['agent']}: {more:,} more troubles", "see the service's log")
+
+
 def _about_service(live: Mapping[str, Any]) -> Iterable[Reason]:
     if not live:
         yield Reason(WARNING, "the service is not running", "tape-receiver run")
         return
+    yield from _about_boxes(live)
     config = live.get("config", {})
     if config.get("error"):
         text = f"the service goes by the configuration before the last change: {config['error']}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from receiver.catalog import Catalog
 from receiver.dropbox import DropBox
+from receiver.dropbox_troubles import About
 from receiver.fanout import LaneView
 from receiver.following import Following
 from receiver.ingest import Ingest
@@ -125,14 +126,14 @@ class Service:
         def streams() -> list[str]:
             return [one.stream for one in catalog.streams() if one.agent == entry.name]
 
+        box = DropBox(entry, self._settings.state, ingest, streams=streams, clock=self._clock, disk=self._disk)
+        self._boxes[entry.name] = box
         while True:
             try:
-                box = DropBox(entry, self._settings.state, ingest, streams=streams, clock=self._clock, disk=self._disk)
                 await asyncio.to_thread(box.start)
-                self._boxes[entry.name] = box
                 await box.run()
             except ConfigError as error:
-                log.error("a drop box can't be watched", agent=entry.name, error=str(error), hint=error.hint)
+                box.troubles.tell(About.BOX, "", str(error), error.hint)
             await self._clock.sleep(BOX_PAUSE)
 
     def _copies_changed(self, streams: Collection[tuple[str, str]]) -> None:
@@ -181,6 +182,7 @@ class Service:
                 "port": ingress.port if ingress is not None else None,
                 "connected": dict(ingress.connected) if ingress is not None else {},
                 "lanes": [_lane(lane, following.free.get(lane.target)) for lane in lanes],
+                "boxes": [box.troubles.facts() for box in self._boxes.values()],
                 "config": self._told,
             }
             try:

@@ -123,6 +123,7 @@ class Split:
         self._disk = disk
         self._room = room
         self._whole: Whole | None = None
+        self._digest = name.digest
         self._head = Head(where=str(name), epoch=name.epoch)
         self._early: list[memoryview] = []  # until the head is read
         self._reserved: list[int] = []  # of the room; taken out of it once, whichever thread comes first
@@ -227,6 +228,10 @@ class Split:
         except BundleError as error:
             problem = str(error)
         return Pieces(self._head.digest, tuple(self._pieces), problem)
+
+    def index(self) -> tuple[Item, ...]:
+        """The segments that it was to hold, if its head is what the bundle's name says; else none are known."""
+        return self._head.items if self._head.done and self._head.digest == self._digest else ()
 
     def let_go(self) -> None:
         """See `Store`."""

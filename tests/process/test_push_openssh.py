@@ -124,6 +124,7 @@ async def test_a_plain_server_gets_everything(road: Road) -> None:
     await road.until_held()
     assert road.delivered() == road.spooled()
     assert len(road.delivered()) == 35
+    assert sum(one.unconfirmed for one in road.outbox.totals()) == 35, "only a receipt confirms it"
     assert not list(road.inbox.rglob("*.part"))
     assert "OpenSSH" in push.progress.server
     assert push.progress.bundles >= 1

@@ -107,6 +107,26 @@ def test_what_lacks_is_dated_by_the_service(side: HomeSide) -> None:
     side.wait_receipt(held=7, safe=7)
 
 
+def test_a_drop_box_that_is_away_is_told(side: HomeSide) -> None:
+    """Gone while the service runs, or missing at its start: a warning with its hint until the folder is back."""
+    away = side.folder / "away"
+
+    def told() -> list[str]:
+        return [one["hint"] for one in side.status()["reasons"] if "drop box of box" in one["text"]]
+
+    side.drop.rename(away)
+    (hint,) = wait_until(told, within=30, every=0.3, what="the drop box to be missed")
+    assert "mount what holds it" in hint
+    away.rename(side.drop)
+    wait_until(lambda: not told(), within=30, every=0.3, what="it to be back")
+    side.stop()
+    side.drop.rename(away)
+    side.start()
+    wait_until(told, within=30, every=0.3, what="the drop box to be missed at the start")
+    away.rename(side.drop)
+    wait_until(lambda: not told(), within=30, every=0.3, what="it to be back after the start")
+
+
 def test_nothing_known_yet(tmp_path: Path) -> None:
     """Before the service ever ran there is nothing to tell: exit 3, and as JSON a document that says so."""
     with HomeSide(tmp_path) as fresh:

@@ -37,12 +37,13 @@ def segment(content: bytes, seq: int = 0, *, epoch: str = EPOCH) -> SegmentName:
 class Store:
     """A committer without verdicts on content: digest against name, then kept for good below `root`.
 
-    `uploads`: every upload that came. `hold`: while set to an unset event, commits wait.
+    `uploads`: every upload that came; `asked`: what came damaged. `hold`: while set to an unset event, commits wait.
     """
 
     def __init__(self, root: Path, disk: Disk = DISK) -> None:
         self.root = root
         self.uploads: list[Upload] = []
+        self.asked: list[tuple[str, str, SegmentName]] = []
         self.hold: asyncio.Event | None = None
         self.error: BaseException | None = None
         self._disk = disk
@@ -94,7 +95,13 @@ class Store:
         files = [path for path in self.root.rglob("*") if path.is_file()]
         return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
 
-    async def receipt(self, agent: str, stream: str) -> bytes | None:
+    async def ask_again(self, agent: str, segments: Sequence[tuple[str, SegmentName]], why: str) -> None:
+        """Note what is asked for."""
+        if self.error is not None:
+            raise self.error
+        self.asked += [(agent, *one) for one in segments]
+
+    async def receipt(self, agent: str, stream: str, *, anew: bool = False) -> bytes | None:
         """A signed receipt of what is held."""
         held = self.held(agent, stream)
         if not held:

@@ -84,6 +84,7 @@ def as_format_1(path: Path) -> None:
     db: Any = sqlite3.connect(path)
     db.executescript(
         "DROP TABLE blocks; DROP INDEX unsent; ALTER TABLE segments DROP COLUMN again;"
+        "ALTER TABLE segments DROP COLUMN delivered;"
         "CREATE INDEX unsent ON segments (id) WHERE state = 'sealed'; PRAGMA user_version = 1;"
     )
     db.close()
@@ -106,6 +107,22 @@ def test_an_outbox_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> 
     assert len(outbox.unsent(BLOCK + 100)) == BLOCK + 42
     outbox.close()
     open_outbox(tmp_path).close()
+
+
+def test_an_outbox_of_the_second_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    """It did not tell what was left with a plain server: nothing counts as that, and from now on it does."""
+    outbox = open_outbox(tmp_path)
+    made = [place_and_commit(outbox) for _ in range(2)]
+    outbox.mark_held([made[0].id])
+    outbox.close()
+    db = sqlite3.connect(tmp_path / "outbox.db")
+    db.executescript("ALTER TABLE segments DROP COLUMN delivered; PRAGMA user_version = 2;")
+    db.close()
+    outbox = open_outbox(tmp_path)
+    assert [(one.unconfirmed, one.oldest_unconfirmed_ns) for one in outbox.totals()] == [(0, None)]
+    outbox.mark_delivered([made[1].id])
+    assert [(one.unconfirmed, one.oldest_unconfirmed_ns) for one in outbox.totals()] == [(1, 1_000)]
+    outbox.close()
 
 
 def test_a_migration_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ async def test_everything_arrives_once_and_as_it_was(road: Delivery) -> None:
             assert there == (road.outbox.spool / stream / str(name)).read_bytes()
     await wait_until_async(lambda: push.progress.held == 48)
     assert push.progress.held_bytes == sum(t.bytes for t in road.outbox.totals())
+    assert not any(one.unconfirmed for one in road.outbox.totals()), "a receiver of ours has the word"
     assert push.progress.last_ok_ns > 0
     assert push.progress.last_error == ""
     assert push.progress.connections >= 1

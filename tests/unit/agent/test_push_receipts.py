@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ async def test_receipts_release_what_is_safe_and_only_that(road: Delivery) -> No
     await wait_until_async(lambda: push.progress.last_receipt_ns > 0)
     assert len(list(road.outbox.spool.rglob("*.parquet"))) == 4
 
-    async def safe(agent: str, stream: str) -> bytes:
+    async def safe(agent: str, stream: str, **_: Any) -> bytes:
         parts = {road.outbox.epoch: EpochReceipt(held=((0, 3),), safe=((0, 2),))}
         return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(road.home.sign_key)
 
@@ -41,7 +42,7 @@ async def test_a_forged_receipt_is_ignored(road: Delivery) -> None:
     road.seal(2, 2000)
     forger = new_key()
 
-    async def forged(agent: str, stream: str) -> bytes:
+    async def forged(agent: str, stream: str, **_: Any) -> bytes:
         parts = {road.outbox.epoch: EpochReceipt(safe=((0, 1),))}
         return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(forger)
 
@@ -50,7 +51,7 @@ async def test_a_forged_receipt_is_ignored(road: Delivery) -> None:
     await road.until_held()
     await wait_until_async(lambda: "signature is wrong" in push.progress.receipt_errors.get(ORIGIN.stream, ""))
 
-    async def cut(agent: str, stream: str) -> bytes:
+    async def cut(agent: str, stream: str, **_: Any) -> bytes:
         return b'{"receipt":'
 
     road.home.receipt = cut  # type: ignore[method-assign]  # a broken home
@@ -67,7 +68,7 @@ async def test_a_receipt_that_asks_for_it_brings_a_segment_again(road: Delivery)
     stored = road.home.path("alpha", ORIGIN.stream, one.name)
     stored.unlink()
 
-    async def resend(agent: str, stream: str) -> bytes | None:
+    async def resend(agent: str, stream: str, **_: Any) -> bytes | None:
         if stored.exists():
             return None
         parts = {road.outbox.epoch: EpochReceipt(resend=((0, 0),))}
@@ -83,7 +84,7 @@ async def test_a_receipt_of_any_length_is_read(road: Delivery) -> None:
     road.seal(1)
     parts = {road.outbox.epoch: EpochReceipt(safe=((0, 0),)), **{f"{n:016x}": EpochReceipt() for n in range(9000)}}
 
-    async def long(agent: str, stream: str) -> bytes:
+    async def long(agent: str, stream: str, **_: Any) -> bytes:
         return Receipt(agent, stream, SYSTEM.now_ns(), parts).sign(road.home.sign_key)
 
     road.home.receipt = long  # type: ignore[method-assign]  # a home with a long memory
@@ -100,7 +101,7 @@ async def test_many_streams_ask_no_faster_than_home_allows(road: Delivery) -> No
     asked: set[str] = set()
     true = road.home.receipt
 
-    async def noted(agent: str, stream: str) -> bytes | None:
+    async def noted(agent: str, stream: str, **_: Any) -> bytes | None:
         asked.add(stream)
         return await true(agent, stream)
 

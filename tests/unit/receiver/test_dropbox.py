@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from receiver import dropbox as module
-from receiver.dropbox import AGAIN, RENEW, SETTLE, DropBox
+from receiver.dropbox import AGAIN, ORPHANED, SETTLE, DropBox
+from receiver.dropbox_receipts import RENEW
+from receiver.dropbox_troubles import MOST_TOLD
 from receiver.model import Answer, Outcome
 from receiver.settings import AgentEntry
 from tape.clock import Clock, ManualClock
@@ -61,6 +63,11 @@ class Yard:
 def yard(tmp_path: Path) -> Yard:
     """A drop box whose clock stands still."""
     return Yard(tmp_path)
+
+
+def troubles(yard: Yard) -> list[str]:
+    """What `status` is told of the drop box."""
+    return [one["text"] for one in yard.box.troubles.facts()["troubles"]]
 
 
 @contextlib.asynccontextmanager
@@ -135,6 +142,44 @@ async def test_uploads_under_way_are_left(yard: Yard) -> None:
     assert await yard.box.take_all() == 0
     assert path.read_bytes() == CONTENT
     assert not yard.store.uploads
+
+
+async def test_an_upload_that_was_left_behind_is_removed(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    """A `.part` that lay unchanged for a day under our eyes goes, of a segment or a bundle; what it says of its age
+    counts for nothing, what was written to meanwhile stays, and so does what is no upload.
+    """
+    bundle, _ = bundled(yard.state, [(STREAM, NAME, CONTENT)])
+    left = [yard.put(b"half", name=f"{NAME}.part"), yard.put(b"half", stream=".bundles", name=f"{bundle}.part")]
+    busy = yard.put(b"half", name=f"{segment(b'busy', 5)}.part")
+    foreign = yard.put(b"mine", name="notes.part")
+    for path in (*left, busy):
+        os.utime(path, ns=(0, 0))
+    assert await yard.box.take_all() == 0
+    yard.clock.advance(ORPHANED - 1)
+    with busy.open("ab") as file:
+        file.write(b"more")
+    await yard.box.take_all()
+    assert all(path.exists() for path in left)
+    yard.clock.advance(2)
+    await yard.box.take_all()
+    assert [path.exists() for path in (*left, busy, foreign)] == [False, False, True, True]
+    assert capsys.readouterr().out.count("left behind and is removed") == 2
+    yard.clock.advance(ORPHANED)
+    await yard.box.take_all()
+    assert not busy.exists()
+    assert foreign.exists()
+
+
+async def test_a_part_that_comes_again_is_new(yard: Yard) -> None:
+    """One that was away in between counts from its return."""
+    path = yard.put(b"half", name=f"{NAME}.part")
+    await yard.box.take_all()
+    path.unlink()
+    await yard.box.take_all()
+    yard.put(b"half", name=f"{NAME}.part")
+    yard.clock.advance(ORPHANED + 1)
+    await yard.box.take_all()
+    assert path.exists()
 
 
 async def test_the_same_upload_again_is_taken_again(yard: Yard) -> None:
@@ -349,8 +394,8 @@ async def test_receipts_are_not_written_through_a_link(yard: Yard, tmp_path: Pat
     outside = tmp_path / "outside"
     outside.mkdir()
     (yard.root / ".receipts").symlink_to(outside)
-    with pytest.raises(Exception, match="receipts"):
-        await yard.box.write_receipts()
+    assert await yard.box.write_receipts() == 0
+    assert f"the receipt of {STREAM} can't be written" in troubles(yard)[0]
     assert not list(outside.iterdir())
     (yard.root / ".receipts").unlink()
     target = tmp_path / "precious"
@@ -366,8 +411,12 @@ async def test_receipts_are_not_written_through_a_link(yard: Yard, tmp_path: Pat
 # ---------------------------------------------------------------------------------------------- receipts
 
 
+def _receipt(yard: Yard, stream: str = STREAM) -> Any:
+    return json.loads((yard.root / ".receipts" / f"{stream}.json").read_bytes())["receipt"]
+
+
 def _held(yard: Yard, stream: str = STREAM) -> Any:
-    return json.loads((yard.root / ".receipts" / f"{stream}.json").read_bytes())["receipt"]["epochs"][EPOCH]["held"]
+    return _receipt(yard, stream)["epochs"][EPOCH]["held"]
 
 
 async def test_receipts_follow_what_is_held(yard: Yard) -> None:
@@ -381,8 +430,47 @@ async def test_receipts_follow_what_is_held(yard: Yard) -> None:
     await yard.box.take_all()
     assert await yard.box.write_receipts() == 1
     assert _held(yard) == [[4, 5]]
+    before = _receipt(yard)["issued_ns"]
     yard.clock.advance(RENEW + 1)
     assert await yard.box.write_receipts() == 1
+    assert _receipt(yard)["issued_ns"] > before, "the agent sees that the box is looked at"
+
+
+async def test_a_receipt_that_cant_be_written_holds_up_no_other(yard: Yard) -> None:
+    """A folder lies where the receipt of the first stream belongs: the others get theirs; told till it goes."""
+    for stream in ("ticks/a", "ticks/b", "ticks/c"):
+        yard.put(CONTENT, stream=stream)
+    await yard.box.take_all()
+    odd = yard.root / ".receipts" / "ticks" / "a.json"
+    odd.mkdir(parents=True)
+    assert await yard.box.write_receipts() == 2
+    assert _held(yard, "ticks/c") == [[4, 4]]
+    (told,) = troubles(yard)
+    assert "the receipt of ticks/a can't be written" in told
+    assert await yard.box.write_receipts() == 0, "the others are not written anew for it"
+    assert len(troubles(yard)) == 1
+    odd.rmdir()
+    assert await yard.box.write_receipts() == 1
+    assert not troubles(yard)
+
+
+async def test_troubles_are_told_for_as_long_as_they_last(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    """What could not be committed is named until it leaves the folder; a few are told, and how many there are."""
+    yard.store.error = DiskFull("no space left")
+    for seq in range(MOST_TOLD + 3):
+        yard.put(b"%d" % seq, seq)
+    for _ in range(3):
+        await yard.box.take_all()
+        yard.clock.advance(AGAIN + 1)
+    facts = yard.box.troubles.facts()
+    assert facts["count"] == MOST_TOLD + 3
+    assert [one["since_s"] for one in facts["troubles"]] == [3 * (AGAIN + 1)] * MOST_TOLD
+    assert "could not be committed" in facts["troubles"][0]["text"]
+    assert facts["troubles"][0]["hint"]
+    assert capsys.readouterr().out.count("a drop box is in trouble") == MOST_TOLD + 3, "each once in the log"
+    yard.store.error = None
+    await yard.box.take_all()
+    assert not troubles(yard)
 
 
 async def test_streams_of_an_earlier_life_get_their_receipts(yard: Yard) -> None:
@@ -429,15 +517,17 @@ async def test_the_poll_serves_where_nothing_is_reported(tmp_path: Path, monkeyp
 
 
 async def test_a_folder_that_goes_away_and_comes_back_is_worked_on_again(tmp_path: Path) -> None:
-    """An unmounted share is no end."""
+    """An unmounted share is no end; `status` is told for as long as it lasts."""
     yard = Yard(tmp_path, clock=Clock(), poll=0.05)
     async with running(yard):
         yard.root.rename(tmp_path / "away")
         yard.box.changed()
-        await wait_until_async(lambda: yard.box._reported)
+        await wait_until_async(lambda: troubles(yard))
+        assert "it can't be worked on: " in troubles(yard)[0]
         (tmp_path / "away").rename(yard.root)
         yard.put(CONTENT)
         await wait_until_async(lambda: yard.store.held("alpha", STREAM))
+        await wait_until_async(lambda: not troubles(yard), what="the trouble to be over")
 
 
 async def test_a_start_clears_only_what_it_left_itself(yard: Yard) -> None:

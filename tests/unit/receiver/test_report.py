@@ -50,6 +50,21 @@ async def drain(archive: Archive) -> None:
     await Fanout(archive.catalog, archive.targets, clock=archive.clock).drain()
 
 
+def test_troubles_of_a_drop_box_are_told(archive: Archive) -> None:
+    """A folder that is gone is a warning with its hint, critical after an hour; one odd upload stays a warning."""
+    gone = {"about": "box", "text": "it can't be worked on: gone", "hint": "mount it", "since_s": 5.0}
+    upload = {"about": "upload", "text": "'x' could not be copied", "hint": "", "since_s": 9e9}
+    box = {"agent": "box", "folder": "/srv/box", "troubles": [gone, upload], "count": 4}
+    found = report(archive, {**LIVE, "boxes": [box]})
+    assert found.exit_code == 1
+    assert "drop box of box (/srv/box): it can't be worked on: gone" in reasons(found)
+    assert "drop box of box: 2 more troubles" in reasons(found)
+    assert "mount it" in found.to_json()
+    gone["since_s"] = 3601.0
+    assert report(archive, {**LIVE, "boxes": [box]}).exit_code == 2
+    assert report(archive, {**LIVE, "boxes": [{**box, "troubles": [], "count": 0}]}).exit_code == 0
+
+
 def reasons(found: StatusReport) -> str:
     return "\n".join(reason.text for reason in found.reasons)
 
