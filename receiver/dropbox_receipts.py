@@ -13,6 +13,7 @@ from receiver.model import Committer
 from tape.clock import Clock
 from tape.durable import Disk
 from tape.errors import HometapeError
+from tape.names import EVENTS_STREAM
 
 RENEW = 60.0
 """Seconds after which a receipt is issued again though nothing changed: the agent sees that the box is looked at."""
@@ -56,7 +57,7 @@ class BoxReceipts:
         One that can't be written is told; the others are written nevertheless.
         """
         written = 0
-        for stream in sorted(set(await asyncio.to_thread(lambda: list(self._streams())))):
+        for stream in sorted({EVENTS_STREAM, *await asyncio.to_thread(lambda: list(self._streams()))}):
             try:
                 written += await self._write(stream)
             except (HometapeError, OSError) as error:

@@ -24,7 +24,7 @@ from tape.durable import DISK, Disk
 from tape.errors import HometapeError, StoreError, SyncFailed
 from tape.inventory import Page
 from tape.log import get_logger
-from tape.names import SegmentName
+from tape.names import EVENTS_STREAM, SegmentName
 from tape.receipt import Receipt
 
 _MOST_UPLOADS = 512  # in one batch
@@ -155,7 +155,9 @@ class Ingest:
         issued = self._catalog.next_issued_ns()  # before reading: a later receipt never knows less
         rule = rules_of(settings).release(agent, stream)
         epochs = self._catalog.held_and_safe(agent, stream, rule=rule, places=wheres(settings))
-        return Receipt(agent, stream, issued, epochs).sign(self._key) if epochs else None
+        if not epochs and stream != EVENTS_STREAM:  # that one every agent has: it hears that nothing came of it
+            return None
+        return Receipt(agent, stream, issued, epochs).sign(self._key)
 
     # ------------------------------------------------------------------------------------------- batches
 

@@ -91,7 +91,10 @@ class Committer(Protocol):
         """Have the receipts ask for those of (stream, name) that are not held; durable when it returns."""
 
     async def receipt(self, agent: str, stream: str, *, anew: bool = False) -> bytes | None:
-        """The signed receipt of a stream, fresh; None if the stream is not known. `anew`: issued now, no older one."""
+        """The signed receipt of a stream, fresh; None if the stream is not known. `anew`: issued now, no older one.
+
+        Of the stream of events, which every agent has, there is always one.
+        """
 
     async def inventory(self, agent: str, page: Page) -> bytes | None:
         """A page over what is held of an agent, fresh; None if nothing is."""

@@ -12,6 +12,7 @@ from receiver.dropbox_receipts import RENEW
 from receiver.settings import AgentEntry
 from tape.clock import ManualClock
 from tape.errors import StoreError
+from tape.names import EVENTS_STREAM
 from tape.receipt import Ranges
 from tests.support.ingesting import Bench, ingesting
 from tests.support.segments import Made, Maker
@@ -76,7 +77,7 @@ def flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"x"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"x"], ids=["flipped", "zeros", "cut"])
 async def test_a_damaged_segment_is_asked_for_until_it_came(tmp_path: Path, content: bytes) -> None:
     """Also the only one of its stream: the receipt asks, status shows it, and both end when it came whole."""
     (made,) = Maker(agent="box").many(1)
@@ -85,7 +86,7 @@ async def test_a_damaged_segment_is_asked_for_until_it_came(tmp_path: Path, cont
         assert await yard.take() == 1
         assert not path.exists()
         assert await yard.said(made) == ((), ((0, 0),))
-        assert await yard.box.write_receipts() == 1
+        assert await yard.box.write_receipts() == 2, "the other one is of the agent's events"
         (told,) = yard.incidents()
         assert "came damaged and is asked for again" in told
         yard.put_one(made)
@@ -101,13 +102,25 @@ async def test_a_receipt_is_issued_anew_though_it_says_the_same(tmp_path: Path) 
     async with a_yard(tmp_path) as yard:
         yard.put_one(made)
         await yard.take()
-        assert await yard.box.write_receipts() == 1
+        assert await yard.box.write_receipts() == 2
         before = json.loads(receipt.read_bytes())["receipt"]
         yard.clock.advance(RENEW + 1)
-        assert await yard.box.write_receipts() == 1
+        assert await yard.box.write_receipts() == 2
         after = json.loads(receipt.read_bytes())["receipt"]
         assert after.pop("issued_ns") > before.pop("issued_ns")
         assert after == before
+
+
+async def test_an_agent_of_which_nothing_came_hears_that_the_box_is_looked_at(tmp_path: Path) -> None:
+    """All that it left may have been deleted there: the receipt of its events tells of nothing, again and again."""
+    receipt = tmp_path / "drop" / ".receipts" / f"{EVENTS_STREAM}.json"
+    async with a_yard(tmp_path) as yard:
+        assert await yard.box.write_receipts() == 1
+        first = json.loads(receipt.read_bytes())["receipt"]
+        assert first["epochs"] == {}
+        yard.clock.advance(RENEW + 1)
+        assert await yard.box.write_receipts() == 1
+        assert json.loads(receipt.read_bytes())["receipt"]["issued_ns"] > first["issued_ns"]
 
 
 async def test_what_is_held_is_not_asked_for(tmp_path: Path) -> None:
