@@ -99,7 +99,7 @@ class Refusing:
         return self.file.write(data)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no direct writes elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="direct writes are for Linux")
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
 def test_a_direct_write_that_is_refused_is_done_the_other_way(number: int, tmp_path: Path) -> None:
     """A disk of larger blocks says "invalid": then it is written through the cache. Any other error is told."""
