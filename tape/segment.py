@@ -29,8 +29,8 @@ from tape.names import SegmentName
 __all__ = ["EncodingPlan", "Misfit", "Sealed", "SegmentWriter", "read_footer", "row_batches", "source_chunks", "verify"]
 
 ROW_GROUP_ROWS = 1 << 20
-ROW_GROUP_BYTES = 16 << 20
-SHARED_BYTES = 40 << 20  # above this, every writer of the process writes what it has, if it is worth a row group
+ROW_GROUP_BYTES = 32 << 20
+SHARED_BYTES = 32 << 20  # above this, every writer of the process writes what it has, if it is worth a row group
 LEAST_BYTES = 4 << 20
 FEW_ROWS = 1 << 10
 MOST_SMALL = 64
